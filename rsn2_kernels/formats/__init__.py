@@ -1,0 +1,41 @@
+"""Layouts of packed weights, owner maps and base weights. No arithmetic of the layers."""
+
+from rsn2_kernels.formats.base import SeededBase, StoredBase, draw_seed
+from rsn2_kernels.formats.ownership import FREE, FREE_WIDE, CapacityError, is_owned, num_kept, owner_map
+from rsn2_kernels.formats.packed import (
+    PackedWeight,
+    coordinates,
+    empty_positions,
+    encode_slot,
+    join,
+    pack,
+    segment,
+    shape_of,
+    unpack,
+    value_starts,
+)
+from rsn2_kernels.formats.validation import problems, validate
+
+__all__ = [
+    "FREE",
+    "FREE_WIDE",
+    "CapacityError",
+    "PackedWeight",
+    "SeededBase",
+    "StoredBase",
+    "coordinates",
+    "draw_seed",
+    "empty_positions",
+    "encode_slot",
+    "is_owned",
+    "join",
+    "num_kept",
+    "owner_map",
+    "pack",
+    "problems",
+    "segment",
+    "shape_of",
+    "unpack",
+    "validate",
+    "value_starts",
+]

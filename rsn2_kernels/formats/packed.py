@@ -1,0 +1,259 @@
+"""The packed weight: the values that each slot owns, and where they stand.
+
+A layer with ``T`` slots and a weight matrix ``[O, K]`` (``K = I`` for a linear layer; ``K = P * Q * C`` for a
+convolution, column ``(p * Q + q) * C + c``) is stored in two one-dimensional tensors.
+
+``values`` holds the owned weights of slot 0, then of slot 1, and so on, without padding.
+
+``positions`` (int64) says where they stand, and describes itself:
+
+====================  ==================================================================================
+words                 content
+====================  ==================================================================================
+0                     format version, 1
+1, 2, 3               ``T``, ``O``, ``K``
+4 .. 4 + T            ``word_starts``: the first word of each slot's segment; the last entry is the length
+5 + T .. 5 + 2T       ``value_starts``: slot ``t`` owns ``values[value_starts[t]:value_starts[t + 1]]``
+the rest              the segments of the slots; a slot that owns nothing has none
+====================  ==================================================================================
+
+A segment cuts the matrix into tiles of 16 rows x 256 columns (smaller at the lower and right edge), numbered
+along the columns first. It begins with the number of owned weights of every tile, as 16-bit numbers, four to a
+word, lowest bits first. The tiles follow in order, each from a word boundary on, in whichever form is smaller:
+
+* *bits*, ``ceil(rows * columns / 64)`` words: bit ``r * columns + c`` is set where the slot owns the weight at
+  row ``r`` and column ``c`` of the tile;
+* *offsets*, ``ceil(n / 4)`` words, used only when that is fewer: the ``n`` owned positions ``r * 256 + c`` as
+  ascending 16-bit numbers.
+
+A tile that holds nothing takes no words. The values of a slot are in the order of its tiles, and by row, then
+column within a tile. Positions cost at most ``min(O * K / 8, 2 * owned)`` bytes, plus two bytes per tile, plus
+the padding of a tile to its word boundary.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+FORMAT_VERSION = 1
+TILE_ROWS = 16
+TILE_COLUMNS = 256
+_HEADER = 4
+
+
+class PackedWeight(NamedTuple):
+    """Values and positions of all slots of one layer, as the operators take them.
+
+    Attributes:
+        values: ``[sum of N]``, any float dtype.
+        positions: ``[words]`` int64, see the module's text.
+        index: ``[any]`` int32, what the kernels of a device derive from ``positions``; empty is allowed where the
+            reference computes.
+        shape: ``(T, O, K)``, as the header of ``positions`` has it.
+        trainable: the Parameters that view ``values`` and want a gradient, one per slot of ``trainable_slots``.
+        trainable_slots: the slots of ``trainable``.
+    """
+
+    values: Tensor
+    positions: Tensor
+    index: Tensor
+    shape: tuple[int, int, int]
+    trainable: tuple[Tensor, ...] = ()
+    trainable_slots: tuple[int, ...] = ()
+
+
+def shape_of(positions: Tensor) -> tuple[int, int, int]:
+    """``(T, O, K)`` of a positions tensor."""
+    version, num_slots, num_rows, num_columns = positions[:_HEADER].tolist()
+    if version != FORMAT_VERSION:
+        raise ValueError(f"positions: format version must be {FORMAT_VERSION}, got {version}")
+    return num_slots, num_rows, num_columns
+
+
+def value_starts(positions: Tensor) -> list[int]:
+    """Where each slot's values begin, and the total: ``T + 1`` numbers."""
+    num_slots = shape_of(positions)[0]
+    return positions[5 + num_slots : 6 + 2 * num_slots].tolist()
+
+
+def segment(positions: Tensor, slot: int) -> Tensor:
+    """The words of one slot's segment, a view."""
+    num_slots = shape_of(positions)[0]
+    if not 0 <= slot < num_slots:
+        raise IndexError(f"slot must be in 0..{num_slots - 1}, got {slot}")
+    first, last = positions[_HEADER + slot : _HEADER + slot + 2].tolist()
+    return positions[first:last]
+
+
+def _tiles(num_rows: int, num_columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Rows and columns of every tile, each ``[num_tiles]`` int64."""
+    row_starts = torch.arange(0, num_rows, TILE_ROWS, device=device)
+    column_starts = torch.arange(0, num_columns, TILE_COLUMNS, device=device)
+    rows = (num_rows - row_starts).clamp(max=TILE_ROWS)
+    columns = (num_columns - column_starts).clamp(max=TILE_COLUMNS)
+    return rows.repeat_interleave(len(columns)), columns.repeat(len(rows))
+
+
+def _payload_words(counts: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Words that every tile takes, and whether it is stored as offsets."""
+    as_bits = (rows * columns + 63) // 64
+    as_offsets = (counts + 3) // 4
+    is_offsets = as_offsets < as_bits
+    words = torch.where(is_offsets, as_offsets, as_bits)
+    return words.masked_fill(counts == 0, 0), is_offsets
+
+
+def _exclusive_sum(numbers: Tensor) -> Tensor:
+    return numbers.cumsum(0) - numbers
+
+
+def encode_slot(flat: Tensor, num_rows: int, num_columns: int) -> tuple[Tensor, Tensor]:
+    """Encode the positions that one slot owns.
+
+    Args:
+        flat: ascending int64 positions ``row * K + column``, ``[N]``.
+        num_rows: ``O``.
+        num_columns: ``K``.
+
+    Returns:
+        The segment ``[words]`` int64, and ``order`` ``[N]``: value ``j`` of the packed order is weight ``flat[order[j]]``.
+    """
+    device = flat.device
+    if flat.numel() == 0:
+        return flat.new_zeros(0), flat.new_zeros(0)
+    tile_rows, tile_columns = _tiles(num_rows, num_columns, device)
+    spans = -(-num_columns // TILE_COLUMNS)
+    rows, columns = flat // num_columns, flat % num_columns
+    tile = rows // TILE_ROWS * spans + columns // TILE_COLUMNS
+    order = tile.argsort(stable=True)
+    rows, columns, tile = rows[order] % TILE_ROWS, columns[order] % TILE_COLUMNS, tile[order]
+
+    counts = torch.bincount(tile, minlength=len(tile_rows))
+    words, is_offsets = _payload_words(counts, tile_rows, tile_columns)
+    num_count_words = -(-len(counts) // 4)
+    starts = num_count_words + _exclusive_sum(words)
+    rank = torch.arange(len(tile), device=device) - _exclusive_sum(counts)[tile]
+    bit = rows * tile_columns[tile] + columns
+    as_offset = is_offsets[tile]
+    word = starts[tile] + torch.where(as_offset, rank // 4, bit // 64)
+    shift = torch.where(as_offset, rank % 4 * 16, bit % 64)
+    content = torch.where(as_offset, rows * TILE_COLUMNS + columns, 1) << shift
+
+    encoded = flat.new_zeros(num_count_words + int(words.sum()))
+    tiles = torch.arange(len(counts), device=device)
+    encoded.index_add_(0, tiles // 4, counts << tiles % 4 * 16)
+    encoded.index_add_(0, word, content)  # every bit is set once, so that the sum is the union
+    return encoded, order
+
+
+def tile_counts(words: Tensor, num_rows: int, num_columns: int) -> Tensor:
+    """Owned weights of every tile of a non-empty segment, ``[num_tiles]`` int64."""
+    num_tiles = -(-num_rows // TILE_ROWS) * -(-num_columns // TILE_COLUMNS)
+    shifts = torch.arange(0, 64, 16, device=words.device)
+    return ((words[: -(-num_tiles // 4), None] >> shifts) & 0xFFFF).reshape(-1)[:num_tiles]
+
+
+def decode_slot(words: Tensor, num_rows: int, num_columns: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns that a segment names, in the order of the values; each ``[N]`` int64."""
+    device = words.device
+    if words.numel() == 0:
+        return words.new_zeros(0), words.new_zeros(0)
+    counts = tile_counts(words, num_rows, num_columns)
+    tile_rows, tile_columns = _tiles(num_rows, num_columns, device)
+    num_words, is_offsets = _payload_words(counts, tile_rows, tile_columns)
+    starts = -(-len(counts) // 4) + _exclusive_sum(num_words)
+    first = _exclusive_sum(counts)
+    total = int(counts.sum())
+    local_row, local_column = words.new_empty(total), words.new_empty(total)
+    tile = torch.arange(len(counts), device=device).repeat_interleave(counts)
+
+    rank = torch.arange(total, device=device) - first[tile]
+    chosen = is_offsets[tile].nonzero().squeeze(1)
+    offset = words[starts[tile[chosen]] + rank[chosen] // 4] >> (rank[chosen] % 4 * 16) & 0xFFFF
+    local_row[chosen], local_column[chosen] = offset // TILE_COLUMNS, offset % TILE_COLUMNS
+
+    bit_tiles = (~is_offsets & (counts > 0)).nonzero().squeeze(1)
+    owner = bit_tiles.repeat_interleave(num_words[bit_tiles])
+    place = torch.arange(len(owner), device=device) - _exclusive_sum(num_words[bit_tiles]).repeat_interleave(
+        num_words[bit_tiles]
+    )
+    payload = words[starts[owner] + place].view(torch.uint8).reshape(len(owner), 8, 1)
+    is_set = (payload >> torch.arange(8, dtype=torch.uint8, device=device)) & 1
+    which, bit = is_set.reshape(len(owner), 64).nonzero(as_tuple=True)
+    bit = place[which] * 64 + bit
+    chosen = (~is_offsets[tile]).nonzero().squeeze(1)
+    columns_of_tile = tile_columns[owner[which]]
+    local_row[chosen], local_column[chosen] = bit // columns_of_tile, bit % columns_of_tile
+
+    spans = -(-num_columns // TILE_COLUMNS)
+    return tile // spans * TILE_ROWS + local_row, tile % spans * TILE_COLUMNS + local_column
+
+
+def join(segments: list[Tensor], counts: list[int], num_rows: int, num_columns: int) -> Tensor:
+    """Put the segments of all slots, which own ``counts`` weights, into one positions tensor."""
+    num_slots = len(segments)
+    word_starts = [_HEADER + 2 * (num_slots + 1)]
+    starts = [0]
+    for words, count in zip(segments, counts, strict=True):
+        word_starts.append(word_starts[-1] + len(words))
+        starts.append(starts[-1] + count)
+    header = [FORMAT_VERSION, num_slots, num_rows, num_columns, *word_starts, *starts]
+    device = segments[0].device if segments else torch.device("cpu")
+    return torch.cat([torch.tensor(header, dtype=torch.int64, device=device), *segments])
+
+
+def empty_positions(num_slots: int, num_rows: int, num_columns: int) -> Tensor:
+    """Positions of a layer in which nobody owns anything yet."""
+    return join([torch.zeros(0, dtype=torch.int64)] * num_slots, [0] * num_slots, num_rows, num_columns)
+
+
+def coordinates(positions: Tensor, slot: int) -> tuple[Tensor, Tensor]:
+    """Rows and columns that ``slot`` owns, in the order of its values; each ``[N]`` int64."""
+    _, num_rows, num_columns = shape_of(positions)
+    return decode_slot(segment(positions, slot), num_rows, num_columns)
+
+
+def pack(weight: Tensor, masks: Tensor) -> PackedWeight:
+    """Pack dense weights under masks.
+
+    Args:
+        weight: ``[O, K]`` shared by all slots, or ``[T, O, K]`` one for each.
+        masks: bool ``[T, O, K]``; no position may belong to two slots (Eq. 3 of the paper).
+
+    Returns:
+        A :class:`PackedWeight` with an empty index.
+
+    Raises:
+        ValueError: a shape or dtype does not fit, or masks overlap.
+    """
+    if masks.dtype != torch.bool or masks.dim() != 3:
+        raise ValueError(f"pack: masks must be bool [T, O, K], got {masks.dtype} {list(masks.shape)}")
+    if tuple(weight.shape) not in {tuple(masks.shape), tuple(masks.shape[1:])}:
+        raise ValueError(f"pack: weight must have shape {list(masks.shape)} or {list(masks.shape[1:])}, got {list(weight.shape)}")
+    if int(masks.sum(0).max() if masks.numel() else 0) > 1:
+        raise ValueError("pack: masks must be disjoint, but some positions belong to two slots")
+    num_slots, num_rows, num_columns = masks.shape
+    segments, values = [], []
+    for slot in range(num_slots):
+        flat = masks[slot].flatten().nonzero().squeeze(1)
+        words, order = encode_slot(flat, num_rows, num_columns)
+        dense = weight if weight.dim() == 2 else weight[slot]
+        segments.append(words)
+        values.append(dense.reshape(-1)[flat[order]])
+    positions = join(segments, [len(v) for v in values], num_rows, num_columns)
+    index = torch.zeros(0, dtype=torch.int32, device=positions.device)
+    flat_values = torch.cat(values) if values else weight.new_zeros(0)
+    return PackedWeight(flat_values, positions, index, (num_slots, num_rows, num_columns))
+
+
+def unpack(values: Tensor, positions: Tensor, slot: int) -> Tensor:
+    """The dense ``[O, K]`` weight of one slot, zero where it owns nothing."""
+    _, num_rows, num_columns = shape_of(positions)
+    starts = value_starts(positions)
+    rows, columns = coordinates(positions, slot)
+    dense = values.new_zeros(num_rows, num_columns)
+    dense[rows, columns] = values[starts[slot] : starts[slot + 1]]
+    return dense
