@@ -1,0 +1,40 @@
+"""Optimizers that hold state of a Parameter whose weights are about to move."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable
+from typing import Any
+
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.optimizer import register_optimizer_step_post_hook
+
+_stepped: weakref.WeakSet[Optimizer] = weakref.WeakSet()
+
+
+def _remember(optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+    _stepped.add(optimizer)
+
+
+register_optimizer_step_post_hook(_remember)
+
+
+def check_state(what: str, parameter: nn.Parameter, optimizer: Optimizer | None) -> None:
+    """Refuse to move weights of which a live optimizer, other than the one passed, keeps state."""
+    for other in _stepped:
+        if other is not optimizer and other.state.get(parameter):
+            raise RuntimeError(
+                f"{what}: a live {type(other).__name__} keeps state of this slot's values; pass it as optimizer=, so that its "
+                "state moves with the weights"
+            )
+
+
+def move_state(optimizer: Optimizer | None, parameter: nn.Parameter, move: Callable[[Tensor], Tensor]) -> None:
+    """Apply ``move`` to every per-weight tensor that ``optimizer`` keeps of ``parameter``."""
+    if optimizer is None:
+        return
+    state = optimizer.state.get(parameter, {})
+    for key, value in state.items():
+        if isinstance(value, Tensor) and value.dim() == 1 and value.shape == parameter.shape:
+            state[key] = move(value)

@@ -1,0 +1,121 @@
+"""How a task layer appears in a ``state_dict``: one tensor of values, its positions, and what claims to come need."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from rsn2_kernels import formats
+from rsn2_kernels.formats import SeededBase
+from rsn2_kernels.formats.base import INITIALIZERS
+
+if TYPE_CHECKING:
+    from rsn2_kernels.nn._store import TaskLayer
+
+
+def encode_seed(base: SeededBase) -> Tensor:
+    """A seeded base as three int64: seed, number of the initializer, bits of the scale."""
+    seed, scale = struct.unpack("<qq", struct.pack("<Qd", base.seed, base.scale))
+    return torch.tensor([seed, INITIALIZERS.index(base.initializer), scale], dtype=torch.int64)
+
+
+def decode_seed(encoded: Tensor) -> SeededBase:
+    seed, initializer, scale = encoded.tolist()
+    unsigned, number = struct.unpack("<Qd", struct.pack("<qq", seed, scale))
+    return SeededBase(unsigned, INITIALIZERS[initializer], number)
+
+
+def save(layer: TaskLayer, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
+    """Add the layer's tensors to ``destination``."""
+    state = {"values": layer.flat_values, "positions": layer.positions, "frozen": layer._frozen_flags()}
+    if layer.flat_bias is not None:
+        state["bias"] = layer.flat_bias
+    if layer.base_seed is not None:
+        state["base_seed"] = encode_seed(layer.base_seed)
+    if layer.base_weight is not None:
+        state["base_weight"] = layer.base_weight
+    if layer.base_bias is not None:
+        state["base_bias"] = layer.base_bias
+    if layer.slot_map is not None:
+        state["slot_map"] = layer.slot_map
+    if layer._reads:
+        pairs = [(reader, owner) for reader, owners in layer._reads.items() for owner in owners]
+        state["reads"] = torch.tensor(pairs, dtype=torch.int64)
+    for name, tensor in state.items():
+        destination[prefix + name] = tensor if keep_vars else tensor.detach()
+
+
+_REQUIRED = ("values", "positions", "frozen")
+_OPTIONAL = ("bias", "base_seed", "base_weight", "base_bias", "slot_map", "reads")
+NAMES = (*_REQUIRED, *_OPTIONAL)
+
+
+def load(layer: TaskLayer, state: dict[str, Tensor], prefix: str, missing: list[str], errors: list[str]) -> None:
+    """Take the layer's tensors out of ``state``; slots may own other counts than now, and there may be more or fewer.
+
+    Everything is checked before anything is changed.
+    """
+    given = {name: state[prefix + name] for name in NAMES if prefix + name in state}
+    absent = [name for name in _REQUIRED if name not in given]
+    if layer.flat_bias is not None and "bias" not in given:
+        absent.append("bias")
+    if "base_seed" not in given and "base_weight" not in given:
+        absent.append("base_seed")
+    if absent:
+        missing.extend(prefix + name for name in absent)
+        return
+    found = formats.problems(given["values"], given["positions"])
+    if not found:
+        num_slots, *size = formats.shape_of(given["positions"])
+        expected = [layer.weight_shape[0], layer._num_columns()]
+        if size != expected:
+            found.append(f"the weight must be {expected}, got {size}")
+        elif layer.flat_bias is not None and given["bias"].shape != (num_slots, layer.weight_shape[0]):
+            found.append(f"bias must be [{num_slots}, {layer.weight_shape[0]}], got {list(given['bias'].shape)}")
+        elif layer.slot_names and num_slots != layer.num_slots:
+            found.append(f"the layer has slots {layer.slot_names}, the state {num_slots} slots")
+        elif given["frozen"].shape != (num_slots,) or given["frozen"].dtype != torch.bool:
+            found.append(f"frozen must be bool [{num_slots}], got {list(given['frozen'].shape)}")
+        elif "base_weight" in given and given["base_weight"].shape != layer.weight_shape:
+            found.append(f"base_weight must be {list(layer.weight_shape)}, got {list(given['base_weight'].shape)}")
+    if found:
+        errors.extend(f"{prefix}: {problem}" for problem in found)
+        return
+    _assign(layer, given, num_slots)
+
+
+def _assign(layer: TaskLayer, given: dict[str, Tensor], num_slots: int) -> None:
+    device, dtype = layer.flat_values.device, layer.flat_values.dtype
+    for slot in range(layer.num_slots):
+        layer.values[slot].grad = None
+    while layer.num_slots < num_slots:
+        layer.values.append(nn.Parameter(layer.flat_values[:0]))
+        if layer.bias is not None:
+            layer.bias.append(nn.Parameter(layer.flat_values.new_empty(0)))
+        layer.num_slots += 1
+    while layer.num_slots > num_slots:
+        layer.num_slots -= 1
+        layer.values.pop(-1)
+        if layer.bias is not None:
+            layer.bias.pop(-1)
+    torch.autograd.graph.increment_version(layer.flat_values)
+    layer.flat_values = given["values"].detach().to(device, dtype, copy=True)
+    layer.positions = given["positions"].detach().to(device, copy=True)
+    layer.index = layer._derive_index(layer.positions)
+    if layer.flat_bias is not None:
+        layer.flat_bias = given["bias"].detach().to(device, dtype, copy=True)
+    layer.base_seed = decode_seed(given["base_seed"]) if "base_seed" in given else None
+    for name in ("base_weight", "base_bias", "slot_map"):
+        tensor = given.get(name)
+        if tensor is not None:
+            tensor = tensor.detach().to(device, tensor.dtype if name == "slot_map" else dtype, copy=True)
+        setattr(layer, name, tensor)
+    layer._tie()
+    layer._reads = {}
+    layer._set_frozen_flags(given["frozen"])
+    for reader, owner in given.get("reads", torch.zeros(0, 2)).tolist():
+        layer._reads[int(reader)] = (*layer._reads.get(int(reader), ()), int(owner))
+    layer._refresh_frozen()
