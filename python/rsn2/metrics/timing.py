@@ -1,0 +1,64 @@
+"""Wall time of functions, measured in turns so that a busy machine slows all of them alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Repeated measurements of one function, in milliseconds."""
+
+    samples_ms: tuple[float, ...]
+
+    def median_ms(self) -> float:
+        """The median."""
+        return statistics.median(self.samples_ms)
+
+    def quantile_ms(self, share: float) -> float:
+        """The smallest sample that at least `share` of the samples do not exceed.
+
+        Raises:
+            ValueError: `share` is not in (0, 1].
+        """
+        if not 0 < share <= 1:
+            raise ValueError(f"quantile_ms: share must be in (0, 1], got {share}")
+        ordered = sorted(self.samples_ms)
+        return next(value for rank, value in enumerate(ordered, start=1) if rank >= share * len(ordered))
+
+
+def time_in_turns(
+    functions: Mapping[str, Callable[[], object]], *, repeats: int = 11, warmups: int = 2
+) -> dict[str, Timing]:
+    """Time functions one after another, `repeats` rounds of all of them.
+
+    Each function runs `warmups` times unmeasured first. Where CUDA is in use, the device is waited for.
+
+    Raises:
+        ValueError: there is no function, or `repeats` is below 1, or `warmups` below 0.
+    """
+    if not functions or repeats < 1 or warmups < 0:
+        raise ValueError(
+            f"time_in_turns: expected functions, repeats of at least 1 and warmups of at least 0, "
+            f"got {len(functions)} functions, {repeats} and {warmups}"
+        )
+    samples: dict[str, list[float]] = {name: [] for name in functions}
+    for round_number in range(-warmups, repeats):
+        for name, function in functions.items():
+            _wait_for_device()
+            start = time.perf_counter()
+            function()
+            _wait_for_device()
+            if round_number >= 0:
+                samples[name].append((time.perf_counter() - start) * 1e3)
+    return {name: Timing(tuple(values)) for name, values in samples.items()}
+
+
+def _wait_for_device() -> None:
+    if torch.cuda.is_available() and torch.cuda.is_initialized():
+        torch.cuda.synchronize()
