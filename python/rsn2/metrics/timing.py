@@ -33,29 +33,44 @@ class Timing:
 
 
 def time_in_turns(
-    functions: Mapping[str, Callable[[], object]], *, repeats: int = 11, warmups: int = 2
+    functions: Mapping[str, Callable[[], object]],
+    *,
+    repeats: int = 11,
+    block: int = 1,
+    warmups: int = 1,
+    rest_seconds: float = 0.0,
 ) -> dict[str, Timing]:
-    """Time functions one after another, `repeats` rounds of all of them.
+    """Time functions in blocks, one block of each in turn.
 
-    Each function runs `warmups` times unmeasured first. Where CUDA is in use, the device is waited for.
+    Args:
+        functions: what to time, by name.
+        repeats: blocks of each function.
+        block: measured calls in a block.
+        warmups: unmeasured calls at the beginning of each block.
+        rest_seconds: pause before each block. Threads of OpenMP and onnxruntime spin for a while after a call, and would
+            take the cores from whoever comes next; 0.03 is enough.
+
+    Where CUDA is in use, the device is waited for.
 
     Raises:
-        ValueError: there is no function, or `repeats` is below 1, or `warmups` below 0.
+        ValueError: there is no function, or `repeats` or `block` is below 1, or another number is negative.
     """
-    if not functions or repeats < 1 or warmups < 0:
+    if not functions or repeats < 1 or block < 1 or warmups < 0 or rest_seconds < 0:
         raise ValueError(
-            f"time_in_turns: expected functions, repeats of at least 1 and warmups of at least 0, "
-            f"got {len(functions)} functions, {repeats} and {warmups}"
+            f"time_in_turns: expected functions, repeats and block of at least 1, warmups and rest_seconds of at least 0, "
+            f"got {len(functions)} functions, {repeats}, {block}, {warmups} and {rest_seconds}"
         )
     samples: dict[str, list[float]] = {name: [] for name in functions}
-    for round_number in range(-warmups, repeats):
+    for _ in range(repeats):
         for name, function in functions.items():
-            _wait_for_device()
-            start = time.perf_counter()
-            function()
-            _wait_for_device()
-            if round_number >= 0:
-                samples[name].append((time.perf_counter() - start) * 1e3)
+            time.sleep(rest_seconds)
+            for call in range(-warmups, block):
+                _wait_for_device()
+                start = time.perf_counter()
+                function()
+                _wait_for_device()
+                if call >= 0:
+                    samples[name].append((time.perf_counter() - start) * 1e3)
     return {name: Timing(tuple(values)) for name, values in samples.items()}
 
 

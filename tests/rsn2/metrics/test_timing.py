@@ -7,11 +7,11 @@ from rsn2.metrics import Timing, time_in_turns
 
 def test_functions_take_turns():
     calls = []
-    timings = time_in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3, warmups=2)
-    assert calls == ["a", "b"] * 5
+    timings = time_in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3, block=2, warmups=1)
+    assert calls == (["a"] * 3 + ["b"] * 3) * 3
     assert set(timings) == {"a", "b"}
     for timing in timings.values():
-        assert len(timing.samples_ms) == 3 and min(timing.samples_ms) >= 0
+        assert len(timing.samples_ms) == 6 and min(timing.samples_ms) >= 0
 
 
 def test_statistics():
@@ -27,7 +27,9 @@ def test_bad_arguments():
     for options in (
         {"functions": {}},
         {"functions": {"a": int}, "repeats": 0},
+        {"functions": {"a": int}, "block": 0},
         {"functions": {"a": int}, "warmups": -1},
+        {"functions": {"a": int}, "rest_seconds": -1},
     ):
         with pytest.raises(ValueError, match="time_in_turns: expected functions"):
             time_in_turns(**options)

@@ -1,0 +1,1 @@
+"""One file per operator, as in rsn2_kernels/ops."""
