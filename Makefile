@@ -1,0 +1,66 @@
+# make demo, make test: each does all of its own set-up in $(VENV), once. make help lists the rest.
+
+PYTHON ?= python3
+VENV ?= .venv
+TORCH_INSTALL ?= torch==2.13.0
+PYTEST_ARGS ?=
+
+PY := $(VENV)/bin/python
+STAMP := $(VENV)/.installed
+NATIVE := $(shell find csrc -type f)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint format check-all check-levels check-compilers bench clean
+
+help:
+	@echo "make demo             four tasks in one network, under two minutes; writes an HTML page"
+	@echo "make test             the tests, under 10 minutes"
+	@echo "make lint             ruff, mypy, clang-format"
+	@echo "make format           lets ruff and clang-format rewrite the sources"
+	@echo "make check-all        everything, slow tests and both compilers included"
+	@echo "make bench            speed against dense PyTorch"
+	@echo "make clean            removes what was built, $(VENV) included"
+	@echo "PYTHON=$(PYTHON) VENV=$(VENV) TORCH_INSTALL=$(TORCH_INSTALL)"
+
+$(STAMP): pyproject.toml setup.py tools/setup_env.py $(NATIVE)
+	$(PYTHON) tools/setup_env.py "$(VENV)" "$(TORCH_INSTALL)"
+	@touch $@
+
+setup: $(STAMP)
+
+demo: setup
+	$(VENV)/bin/rsn2 demo
+
+test: setup
+	$(PY) -m pytest $(PYTEST_ARGS)
+
+lint: setup
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/clang-format --dry-run --Werror $(NATIVE)
+
+format: setup
+	$(PY) -m ruff check --fix .
+	$(PY) -m ruff format .
+	$(VENV)/bin/clang-format -i $(NATIVE)
+
+# No instruction of one CPU level may reach code that runs on a machine without it.
+check-levels: setup
+	$(PY) tools/check_levels.py build/native-*/rsn2_kernels.librsn2_cpu
+
+# Every compiler that is here builds the library from scratch without a warning, and its levels are checked.
+check-compilers: setup
+	$(PY) tools/check_compilers.py
+
+check-all: lint check-levels
+	$(PY) tools/check_compilers.py --test
+	$(PY) -m pytest -m "" $(PYTEST_ARGS)
+
+bench: setup
+	$(PY) -m bench.run
+
+clean:
+	rm -rf "$(VENV)" build dist *.egg-info python/*.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -f rsn2_kernels/*.so
+	find rsn2_kernels python tests tools -name __pycache__ -type d -prune -exec rm -rf {} +

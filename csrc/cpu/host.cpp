@@ -1,0 +1,140 @@
+#include "host.h"
+
+#include <atomic>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <mutex>
+#include <numeric>
+#include <utility>
+
+#include "counters.h"
+
+namespace rsn2 {
+
+void check_flat(const char* op, const char* name, const Tensor& tensor, ScalarType dtype) {
+  check_value(tensor.is_cpu(), op, ": ", name, " must be on the CPU");
+  check_value(tensor.scalar_type() == dtype, op, ": ", name, " must be ", torch::headeronly::toString(dtype), ", got ",
+              torch::headeronly::toString(tensor.scalar_type()));
+  check_value(tensor.dim() == 1, op, ": ", name, " must have 1 dimension, got ", tensor.dim());
+  check_value(tensor.is_contiguous(), op, ": ", name, " must be contiguous");
+}
+
+Positions parse_positions(const char* op, const Tensor& tensor) {
+  check_flat(op, "positions", tensor, ScalarType::Long);
+  const int64_t* words = tensor.const_data_ptr<int64_t>();
+  const int64_t num_words = tensor.numel();
+  check_value(num_words >= 6, op, ": positions must have a header of at least 6 words, got ", num_words);
+  check_value(words[0] == 1, op, ": positions must be of format version 1, got ", words[0]);
+  const int64_t T = words[1], O = words[2], K = words[3];
+  constexpr int64_t MOST = int64_t{1} << 40;  // so that no product of a check overflows
+  check_value(T >= 0 && T <= (num_words - 6) / 2, op, ": positions name ", T, " slots, too many for ", num_words,
+              " words");
+  check_value(O >= 0 && O <= MOST && K >= 0 && K <= MOST, op, ": positions name a matrix of ", O, " x ", K);
+  return {T, O, K, words, num_words, words + 4, words + 5 + T};
+}
+
+void check_slot(const char* op, const Positions& positions, int64_t t, int64_t num_values) {
+  const int64_t first_word = positions.word_starts[t], last_word = positions.word_starts[t + 1];
+  check_value(6 + 2 * positions.T <= first_word && first_word <= last_word && last_word <= positions.num_words, op,
+              ": positions of slot ", t, " lie at words ", first_word, "..", last_word, " of ", positions.num_words);
+  const int64_t first_value = positions.value_starts[t], last_value = positions.value_starts[t + 1];
+  check_value(0 <= first_value && first_value <= last_value && last_value <= num_values, op, ": values of slot ", t,
+              " lie at ", first_value, "..", last_value, " of ", num_values);
+}
+
+RowGroups group_rows(const char* op, const Tensor& slots, int64_t num_rows, int64_t num_slots) {
+  check_value(slots.is_cpu(), op, ": slots must be on the CPU");
+  check_value(slots.scalar_type() == ScalarType::Long, op, ": slots must be int64, got ",
+              torch::headeronly::toString(slots.scalar_type()));
+  const bool one_slot = slots.dim() == 0;
+  check_value(one_slot || (slots.dim() == 1 && slots.size(0) == num_rows), op, ": slots must have shape [] or [",
+              num_rows, "]");
+  const int64_t* ids = slots.const_data_ptr<int64_t>();
+  const int64_t stride = one_slot ? 0 : slots.stride(0), num_ids = one_slot ? 1 : num_rows;
+
+  bool is_sorted = true;
+  for (int64_t i = 0; i < num_ids; ++i) {
+    const int64_t id = ids[i * stride];
+    if (id < 0 || id >= num_slots) {
+      throw std::out_of_range(message(op, ": slots must be in 0..", num_slots - 1, ", got ", id));
+    }
+    is_sorted = is_sorted && (i == 0 || ids[(i - 1) * stride] <= id);
+  }
+
+  RowGroups result;
+  const auto append_groups = [=](RowGroups& grouped) {
+    for (int64_t place = 0; place < num_rows; ++place) {
+      const int64_t id = ids[grouped.row(place) * stride];
+      if (place == 0 || id != grouped.groups.back().slot) grouped.groups.push_back({id, place, place});
+      grouped.groups.back().end = place + 1;
+    }
+  };
+  if (num_rows == 0) return result;
+  if (one_slot) {
+    result.groups.push_back({ids[0], 0, num_rows});
+    return result;
+  }
+  if (is_sorted) {
+    append_groups(result);
+    return result;
+  }
+  result.order.resize(static_cast<size_t>(num_rows));
+  const auto id_of = [=](int64_t row) { return ids[row * stride]; };
+  if (num_slots <= 4 * num_rows + 1024) {
+    std::vector<int64_t> places(static_cast<size_t>(num_slots), 0);  // rows of a slot, then the place of its next one
+    for (int64_t row = 0; row < num_rows; ++row) ++places[id_of(row)];
+    int64_t next = 0;
+    for (int64_t& place : places) place = std::exchange(next, next + place);
+    for (int64_t row = 0; row < num_rows; ++row) result.order[places[id_of(row)]++] = row;
+  } else {  // so many slots that walking over all of them would cost more than sorting
+    std::iota(result.order.begin(), result.order.end(), int64_t{0});
+    std::stable_sort(result.order.begin(), result.order.end(),
+                     [=](int64_t a, int64_t b) { return id_of(a) < id_of(b); });
+  }
+  append_groups(result);
+  return result;
+}
+
+namespace {
+
+struct Counter {
+  int64_t num_calls = 0, num_weights = 0;
+};
+
+bool debug_is_set() {
+  const char* debug = std::getenv("RSN2_DEBUG");
+  return debug != nullptr && std::strcmp(debug, "1") == 0;
+}
+
+std::atomic<bool> counting{debug_is_set()};
+std::mutex counters_mutex;
+std::map<std::string, Counter>& counters() {
+  static std::map<std::string, Counter> all;
+  return all;
+}
+
+}  // namespace
+
+void count_weights_read(const char* op, int64_t num_weights) {
+  if (!counting.load(std::memory_order_relaxed)) return;
+  const std::lock_guard<std::mutex> lock(counters_mutex);
+  Counter& counter = counters()[op];
+  ++counter.num_calls;
+  counter.num_weights += num_weights;
+}
+
+void visit_counters(void (*visit)(void*, const char*, int64_t, int64_t), void* context) {
+  const std::lock_guard<std::mutex> lock(counters_mutex);
+  for (const auto& [op, counter] : counters()) visit(context, op.c_str(), counter.num_calls, counter.num_weights);
+}
+
+void reset_counters() {
+  const std::lock_guard<std::mutex> lock(counters_mutex);
+  counters().clear();
+}
+
+void set_counting(bool on) { counting = on; }
+bool is_counting() { return counting; }
+
+}  // namespace rsn2

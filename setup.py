@@ -1,0 +1,191 @@
+"""The native libraries of rsn2_kernels; every other fact is in pyproject.toml.
+
+``librsn2_cpu.so`` holds the operators, is free of Python and uses libtorch's stable ABI only; ``_C`` is the Python
+module linked to it. Each source has its own flags (one kernel source is compiled per instruction set), which
+torch.utils.cpp_extension cannot express, so that the few commands are made here and given to ninja.
+
+``RSN2_NATIVE`` = auto (build when there is a C++ compiler), 0 (pure Python), 1 (no compiler is an error).
+``RSN2_CUDA`` = auto, 0 (there are no CUDA sources yet), 1 (an error). ``CXX``, ``CXXFLAGS``, ``LDFLAGS`` as usual.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import os
+import platform
+import re
+import shlex
+import shutil
+import subprocess
+import sysconfig
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from setuptools import Extension, find_packages, setup
+from setuptools.command.build_ext import build_ext
+
+ROOT = Path(__file__).resolve().parent
+LIBRARY, MODULE = "rsn2_kernels.librsn2_cpu", "rsn2_kernels._C"
+VERSION = re.search(r'^version = "(.+)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE)[1]
+IS_X86 = platform.machine() in ("x86_64", "AMD64")
+
+FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall", "-Wextra"]
+FLAGS += ["-ffp-contract=fast", "-fno-math-errno", "-DNDEBUG", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
+LEVEL_FLAGS = {
+    "level_avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mbmi2 -mpopcnt".split(),
+    "level_avx2": "-mavx2 -mfma -mf16c -mbmi2 -mpopcnt".split(),
+}
+
+
+def switch(name: str) -> str:
+    value = os.environ.get(name, "auto")
+    if value not in ("auto", "0", "1"):
+        raise SystemExit(f"{name} must be auto, 0 or 1, got {value!r}")
+    return value
+
+
+def compiler() -> list[str] | None:
+    """$CXX, else the first usual name that is there. A $CXX that is not there is an error."""
+    if os.environ.get("CXX"):
+        command = shlex.split(os.environ["CXX"])
+        if shutil.which(command[0]) is None:
+            raise SystemExit(f"CXX names {command[0]!r}, which is not there")
+        return command
+    return next(([name] for name in ("g++", "c++", "clang++") if shutil.which(name)), None)
+
+
+def wants_native() -> bool:
+    if switch("RSN2_CUDA") == "1":
+        raise SystemExit("RSN2_CUDA=1: there are no CUDA sources yet; leave RSN2_CUDA unset or set it to 0")
+    wish = switch("RSN2_NATIVE")
+    if wish == "1" and compiler() is None:
+        raise SystemExit("RSN2_NATIVE=1: no C++ compiler found (set CXX, or install g++ or clang++)")
+    return wish != "0" and compiler() is not None
+
+
+def include_dir_of(package: str, *folders: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    if spec is None or spec.origin is None:
+        raise SystemExit(
+            f"building the native library needs {package}: install it first, or let pip do so by leaving out "
+            f"--no-build-isolation, or set RSN2_NATIVE=0 for the pure Python package"
+        )
+    return Path(spec.origin).parent.joinpath(*folders)
+
+
+def commit() -> str:
+    if not (ROOT / ".git").exists() or shutil.which("git") is None:
+        return "unknown"
+    run = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], cwd=ROOT, capture_output=True, text=True)
+    return run.stdout.strip() or "unknown"
+
+
+def ninja() -> str | None:
+    """The ninja of this environment even when its bin folder is not on PATH, else the one on PATH."""
+    if importlib.util.find_spec("ninja") is not None:
+        import ninja as package
+
+        if (Path(package.BIN_DIR) / "ninja").exists():
+            return str(Path(package.BIN_DIR) / "ninja")
+    return shutil.which("ninja")
+
+
+class BuildNative(build_ext):
+    def get_ext_filename(self, fullname: str) -> str:
+        if fullname.split(".")[-1] == LIBRARY.split(".")[-1]:
+            return str(Path(*fullname.split("."))) + ".so"
+        return super().get_ext_filename(fullname)
+
+    def build_extension(self, ext: Extension) -> None:
+        cxx, torch = compiler(), include_dir_of("torch")
+        flags = [*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]
+        torch_version = importlib.metadata.version("torch")
+        compiler_line = subprocess.run([*cxx, "--version"], capture_output=True, text=True).stdout.splitlines()[0]
+        digest = hashlib.sha256(repr((flags, LEVEL_FLAGS, torch_version, compiler_line)).encode())
+        for path in sorted((ROOT / "csrc").rglob("*.*")):
+            digest.update(path.read_bytes())
+        facts = {
+            "RSN2_BUILD_ID": digest.hexdigest()[:16],
+            "RSN2_VERSION": VERSION,
+            "RSN2_COMMIT": commit(),
+            "RSN2_TORCH_VERSION": torch_version,
+            "RSN2_COMPILER": compiler_line,
+            "RSN2_FLAGS": " ".join(flags),
+        }
+
+        # Headers of others are "system" headers: their warnings are not ours. No path of this machine is kept.
+        includes = ["-isystem", f"{torch}/include", "-isystem", f"{torch}/include/torch/csrc/api/include"]
+        includes += [f"-ffile-prefix-map={torch.parent}=.", f"-ffile-prefix-map={ROOT}=."]
+        if ext.name == MODULE:
+            pybind11 = include_dir_of("pybind11", "include")
+            includes = ["-isystem", str(pybind11), "-isystem", sysconfig.get_path("include"), *includes]
+        objects = []
+        # Not build_temp, which is a new folder each time an editable installation is made: ninja redoes only changes.
+        folder = ROOT / "build" / f"native-{sysconfig.get_config_var('SOABI')}" / ext.name
+        for source in ext.sources:
+            own = LEVEL_FLAGS.get(Path(source).stem, [])
+            if Path(source).name in ("module.cpp", "library.cpp"):
+                names = facts if ext.name == MODULE else ["RSN2_BUILD_ID"]
+                own = [*own, *(f'-D{name}="{facts[name]}"' for name in names)]
+            target = folder / Path(source).with_suffix(".o")
+            objects.append((target, [*cxx, *flags, *own, *includes, "-c", str(ROOT / source), "-o", str(target)]))
+
+        output = Path(self.get_ext_fullpath(ext.name)).resolve()
+        output.parent.mkdir(parents=True, exist_ok=True)
+        link = [*cxx, "-shared", *shlex.split(os.environ.get("LDFLAGS", "")), "-Wl,-rpath,$ORIGIN"]
+        link += [f"-Wl,-soname,{output.name}", *(str(target) for target, _ in objects)]
+        if ext.name == LIBRARY:
+            link += [f"-L{torch}/lib", "-ltorch_cpu"]
+        else:
+            library = Path(self.get_ext_fullpath(LIBRARY)).resolve()
+            link += [f"-L{library.parent}", f"-l:{library.name}"]
+        run_commands(folder, objects, output, [*link, "-o", str(output)])
+
+
+def run(command: list[str]) -> None:
+    if subprocess.run(command).returncode != 0:
+        raise SystemExit(f"building the native library failed (RSN2_NATIVE=0 does without it): {shlex.join(command)}")
+
+
+def run_commands(folder: Path, objects: list[tuple[Path, list[str]]], output: Path, link: list[str]) -> None:
+    """Compile and link: by ninja (which redoes only what changed), else all of it, several files at a time."""
+    jobs = int(os.environ.get("MAX_JOBS") or os.cpu_count() or 1)
+    for target, _ in objects:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    if ninja() is None:
+        with ThreadPoolExecutor(jobs) as pool:
+            list(pool.map(lambda item: run(item[1]), objects))
+        run(link)
+        return
+
+    def escape(text: str) -> str:
+        return text.replace("$", "$$").replace(" ", "$ ").replace(":", "$:")
+
+    def command(words: list[str]) -> str:
+        return shlex.join(words).replace("$", "$$")
+
+    lines = ["rule compile", "  command = $run -MMD -MF $out.d", "  depfile = $out.d", "  deps = gcc"]
+    lines += ["  description = compile $in", "rule link", "  command = $run", "  description = link $out"]
+    for target, words in objects:
+        source = words[words.index("-c") + 1]
+        lines += [f"build {escape(str(target))}: compile {escape(source)}", f"  run = {command(words)}"]
+    inputs = " ".join(escape(str(target)) for target, _ in objects)
+    lines += [f"build {escape(str(output))}: link {inputs}", f"  run = {command(link)}"]
+    (folder / "build.ninja").write_text("\n".join(lines) + "\n")
+    run([ninja(), "-C", str(folder), "-j", str(jobs)])
+
+
+def sources() -> list[str]:
+    found = sorted(path.relative_to(ROOT) for path in (ROOT / "csrc" / "cpu").glob("*.cpp"))
+    return ["csrc/library.cpp", *(str(path) for path in found if IS_X86 or path.stem not in LEVEL_FLAGS)]
+
+
+# The library first: the module is linked to it.
+extensions = [Extension(LIBRARY, sources()), Extension(MODULE, ["csrc/module.cpp"])] if wants_native() else []
+setup(
+    packages=find_packages(include=["rsn2_kernels*"]) + find_packages("python"),
+    ext_modules=extensions,
+    cmdclass={"build_ext": BuildNative},
+)
