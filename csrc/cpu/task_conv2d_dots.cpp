@@ -1,0 +1,194 @@
+// Gradient of the owned values: for each, a product of grad_y and shifted x over pixels and images. Torch-free.
+#include "task_conv2d_run.h"
+
+namespace rsn2 {
+namespace {
+
+// A job's weights have one vector of sums each; together they should leave room in the second-level cache.
+constexpr int64_t MOST_SUM_BYTES = 512 << 10;
+
+// After so many tiles the lanes are added up: shorter chains of additions lose fewer bits.
+constexpr int64_t TILES_PER_SUM = 8;
+
+// Job: the weights of some bricks of one slot (input channel blocks first_c .. end_c, output channel blocks first_o ..
+// end_o), over all images of the slot in batch order. How the weights are divided does not change the sums.
+struct Job {
+  int64_t group;
+  int64_t first_c, end_c, first_o, end_o;
+};
+
+struct Part {
+  ConvPlan plan;
+  ConvIndex::Slot slot;
+};
+
+template <class A>
+struct Workspace {
+  std::vector<ConvLane> lanes;
+  ConvBuffer<int32_t> offset_of, offsets, row_ends;
+  ConvBuffer<A> source, grad, sums, totals;
+};
+
+template <class A, class V>
+void do_job(const ConvCall& call, const Part& part, const Job& job, const ConvImages& x, const ConvImages& grad_y,
+            const ConvIndex& index, V* result, Workspace<A>& space) {
+  const TaskConv2dKernels& kernels = *call.kernels;
+  const int sum_type = call.is_double() ? 1 : 0;
+  const ConvGroup& group = call.groups[job.group];
+  const ConvPlan& plan = part.plan;
+  const ConvIndex::Slot& slot = part.slot;
+  const int64_t lanes = kernels.vector_bytes / sizeof(A), tile_lanes = lanes * plan.num_groups;
+  const int64_t first_o = job.first_o * index.block_o, num_o = std::min(index.O, job.end_o * index.block_o) - first_o;
+
+  // Each weight's offset in the source tile, and where each output channel's weights end in its block.
+  const int64_t positions = index.P * index.Q, brick_rows = (job.end_o - job.first_o) * index.block_o;
+  int32_t* const offset_of = space.offset_of.room_for(positions * index.block_c);
+  for (int64_t position = 0; position < positions; ++position) {
+    for (int64_t c = 0; c < index.block_c; ++c) {
+      offset_of[position * index.block_c + c] =
+          static_cast<int32_t>((plan.tap[position] + c * plan.source.channel_pitch) * lanes);
+    }
+  }
+  int64_t num_weights = 0;
+  for (int64_t c_block = job.first_c; c_block < job.end_c; ++c_block) {
+    num_weights += slot.brick_starts[index.brick(c_block, job.end_o)] -
+                   slot.brick_starts[index.brick(c_block, job.first_o)];  // an input block's bricks are adjacent
+  }
+  int32_t* const offsets = space.offsets.room_for(num_weights);
+  int32_t* const row_ends = space.row_ends.room_for((job.end_c - job.first_c) * brick_rows);
+  std::vector<int64_t> block_starts;
+  int32_t* to = offsets;
+  for (int64_t c_block = job.first_c; c_block < job.end_c; ++c_block) {
+    block_starts.push_back(to - offsets);
+    const int64_t first = index.brick(c_block, job.first_o);
+    int32_t n = 0;
+    for (int64_t row = 0; row < brick_rows; ++row) {
+      n += slot.row_counts[first * index.block_o + row];
+      row_ends[(c_block - job.first_c) * brick_rows + row] = n;
+    }
+    const uint16_t* columns = slot.columns + slot.brick_starts[first];
+    for (int32_t i = 0; i < n; ++i) *to++ = offset_of[columns[i]];
+  }
+
+  A* const source = space.source.room_for(index.block_c * plan.source.channel_pitch * lanes);
+  A* const grad = space.grad.room_for(num_o * plan.result.pitch * lanes);
+  A* const sums = space.sums.room_for(num_weights * lanes);
+  A* const totals = space.totals.room_for(num_weights + lanes);
+  std::fill(sums, sums + num_weights * lanes, A(0));
+  std::fill(totals, totals + num_weights, A(0));
+
+  // grad_y as a source of its own pixels, held where result pixels are.
+  std::vector<int32_t> same(static_cast<size_t>(std::max(plan.rows, plan.columns)));
+  for (size_t i = 0; i < same.size(); ++i) same[i] = static_cast<int32_t>(i);
+  const int64_t run_length = plan.tiles_w == 1 ? plan.rows * plan.columns : 0;
+  const ConvSourceTile grad_form{plan.source.num_groups,
+                                 plan.result.rows,
+                                 same.data(),
+                                 plan.result.columns,
+                                 same.data(),
+                                 0,
+                                 0,
+                                 plan.result.pixel_at,
+                                 run_length,
+                                 1,
+                                 1,
+                                 plan.columns,
+                                 plan.rows * plan.columns,
+                                 plan.result.pitch};
+
+  const int64_t num_pictures = (group.end - group.begin) * plan.tiles_per_image();
+  for (int64_t first = 0; first < num_pictures; first += tile_lanes) {
+    const int64_t num_lanes = fill_lanes(call, group, plan, first, tile_lanes, space.lanes);
+    kernels.copy_in[call.image_dtype](grad_y, grad_form, space.lanes.data(), num_lanes, first_o, num_o, grad);
+    for (int64_t c_block = job.first_c; c_block < job.end_c; ++c_block) {
+      const int32_t* ends = row_ends + (c_block - job.first_c) * brick_rows;
+      if (ends[num_o - 1] == 0) continue;
+      const int64_t first_c = c_block * index.block_c, num_c = std::min(index.block_c, index.C - first_c);
+      const int64_t start = block_starts[c_block - job.first_c];
+      kernels.copy_in[call.image_dtype](x, plan.source, space.lanes.data(), num_lanes, first_c, num_c, source);
+      kernels.dots[sum_type]({offsets + start, ends, num_o, source, grad, plan.num_groups * plan.rows, plan.columns,
+                              plan.source_row_pitch, plan.result.pitch, sums + start * lanes});
+    }
+    const int64_t num_done = first / tile_lanes + 1;
+    if (num_done % TILES_PER_SUM == 0 || first + tile_lanes >= num_pictures) {
+      kernels.sum_lanes[sum_type](sums, num_weights, totals);
+    }
+  }
+
+  for (int64_t c_block = job.first_c; c_block < job.end_c; ++c_block) {
+    const int64_t first = slot.brick_starts[index.brick(c_block, job.first_o)];
+    const int64_t end = slot.brick_starts[index.brick(c_block, job.end_o)];
+    const A* from = totals + block_starts[c_block - job.first_c] - first;
+    for (int64_t n = first; n < end; ++n) from_sum(from[n], result[slot.places[n]]);
+  }
+}
+
+// Cuts a slot's bricks into jobs: all output channels of as many input blocks as fit, fewer if there would be too few
+// jobs for the threads; where one block is too much already, fewer output channels.
+void add_jobs(const ConvIndex& index, const ConvIndex::Slot& slot, int64_t group, int64_t most_weights,
+              int64_t wanted_jobs, std::vector<Job>& jobs) {
+  const int64_t fair = std::max<int64_t>(1, divide_up(slot.N, wanted_jobs));
+  const int64_t most = std::min(most_weights, fair + fair / 16);
+  const auto weights = [&](int64_t c, int64_t first_o, int64_t end_o) {
+    return slot.brick_starts[index.brick(c, end_o)] - slot.brick_starts[index.brick(c, first_o)];
+  };
+  const int64_t all = index.num_blocks_o;
+  for (int64_t c = 0; c < index.num_blocks_c;) {
+    if (weights(c, 0, all) > most) {
+      for (int64_t o = 0; o < all;) {
+        int64_t end = o + 1;
+        while (end < all && weights(c, o, end + 1) <= most) ++end;
+        if (weights(c, o, end) > 0) jobs.push_back({group, c, c + 1, o, end});
+        o = end;
+      }
+      ++c;
+      continue;
+    }
+    int64_t end = c, total = 0;
+    while (end < index.num_blocks_c && total + weights(end, 0, all) <= most) total += weights(end++, 0, all);
+    if (total > 0) jobs.push_back({group, c, end, 0, all});
+    c = end;
+  }
+}
+
+template <class A, class V>
+void run(const ConvCall& call, const ConvImages& x, const ConvImages& grad_y, const ConvStore& store,
+         const std::vector<void*>& results) {
+  const ConvIndex& index = store.index;
+  const ConvAxis h = forward_axis(call.shape, 0), w = forward_axis(call.shape, 1);
+  const int64_t lanes = call.kernels->vector_bytes / sizeof(A);
+  std::vector<Part> parts(call.groups.size());
+  std::vector<Job> jobs;
+  for (size_t g = 0; g < call.groups.size(); ++g) {
+    const ConvGroup& group = call.groups[g];
+    Part& part = parts[g];
+    part.slot = index.slot(group.slot);
+    if (part.slot.N == 0 || group.begin == group.end) continue;
+    // The cut into tiles decides the order of the sum, so it depends on this slot alone.
+    make_plan(h, w,
+              {group.end - group.begin, part.slot.N, index.C, index.block_c, index.O, index.block_o, lanes,
+               call.kernels->vector_bytes, 1, true},
+              part.plan);
+    const int64_t wanted_jobs = divide_up(call.threads.number, static_cast<int64_t>(call.groups.size()));
+    add_jobs(index, part.slot, static_cast<int64_t>(g),
+             MOST_SUM_BYTES / call.kernels->vector_bytes, wanted_jobs, jobs);
+  }
+  share_jobs<Workspace<A>>(call.threads, static_cast<int64_t>(jobs.size()), [&](Workspace<A>& space, int64_t j) {
+    const int64_t g = jobs[j].group;
+    do_job<A, V>(call, parts[g], jobs[j], x, grad_y, index, static_cast<V*>(results[g]), space);
+  });
+}
+
+}  // namespace
+
+void conv_grad_values(const ConvCall& call, const ConvImages& x, const ConvImages& grad_y, const ConvStore& store,
+                      const std::vector<void*>& results) {
+  switch (call.value_dtype) {
+    case CONV_FLOAT64: return run<double, double>(call, x, grad_y, store, results);
+    case CONV_BFLOAT16: return run<float, ConvBFloat16>(call, x, grad_y, store, results);
+    case CONV_FLOAT16: return run<float, ConvFloat16>(call, x, grad_y, store, results);
+    default: return run<float, float>(call, x, grad_y, store, results);
+  }
+}
+
+}  // namespace rsn2

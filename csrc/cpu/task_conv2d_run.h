@@ -1,0 +1,130 @@
+// The convolution's products over a whole batch: from the batch's images, grouped by slot, to calls of the kernels.
+// Torch-free, so that a plain C++ program can drive the kernels.
+#pragma once
+
+#include <atomic>
+#include <cstdint>
+#include <exception>
+#include <functional>
+#include <memory>
+#include <mutex>
+#include <new>
+#include <vector>
+
+#include "task_conv2d.h"
+#include "task_conv2d_index.h"
+#include "task_conv2d_plan.h"
+
+namespace rsn2 {
+
+// The values of a store and where they are. Two stores make a product when the slots also read frozen weights.
+struct ConvStore {
+  const void* values;
+  const int64_t* value_starts;  // [T + 1]
+  ConvIndex index;
+};
+
+// The images of one slot: order[begin .. end), or begin .. end themselves if order is nullptr.
+struct ConvGroup {
+  int64_t slot, begin, end;
+};
+
+struct ConvThreads {
+  int64_t number;
+  std::function<void(int64_t, const std::function<void()>&)> run;  // calls a worker that many times, at the same time
+};
+
+struct ConvCall {
+  const TaskConv2dKernels* kernels;
+  ConvShape shape;
+  ConvDtype image_dtype, value_dtype;
+  std::vector<ConvGroup> groups;
+  const int64_t* order;
+  ConvThreads threads;
+
+  bool is_double() const { return value_dtype == CONV_FLOAT64; }
+};
+
+// y = convolution of x. bias: [T, O] of value_dtype or nullptr.
+void conv_forward(const ConvCall& call, const ConvImages& x, const std::vector<ConvStore>& stores, const void* bias,
+                  bool relu, const ConvImages& y);
+// grad_x = transposed convolution of grad_y.
+void conv_grad_input(const ConvCall& call, const ConvImages& grad_y, const std::vector<ConvStore>& stores,
+                     const ConvImages& grad_x);
+// results[g]: where the gradients of group g's slot go, in value order, of value_dtype.
+void conv_grad_values(const ConvCall& call, const ConvImages& x, const ConvImages& grad_y, const ConvStore& store,
+                      const std::vector<void*>& results);
+
+// ---- shared by the two files that implement these -------------------------------------------------------------------
+
+// Memory of one thread that grows as needed, aligned for the widest vector; its content is lost when it grows.
+template <class Number>
+class ConvBuffer {
+ public:
+  Number* room_for(int64_t size) {
+    if (size > size_) {
+      data_.reset();
+      size_ = 0;
+      data_.reset(static_cast<Number*>(::operator new(sizeof(Number) * static_cast<size_t>(size), ALIGNMENT)));
+      size_ = size;
+    }
+    return data_.get();
+  }
+
+ private:
+  static constexpr std::align_val_t ALIGNMENT{64};
+  struct Free {
+    void operator()(Number* data) const { ::operator delete(data, ALIGNMENT); }
+  };
+  std::unique_ptr<Number, Free> data_;
+  int64_t size_ = 0;
+};
+
+// Calls do_job(worker's own State, job) for jobs 0 .. num_jobs - 1, on all threads. Which thread does which job is left
+// to chance; jobs must not depend on each other.
+template <class State, class DoJob>
+void share_jobs(const ConvThreads& threads, int64_t num_jobs, const DoJob& do_job) {
+  std::atomic<int64_t> next{0};
+  std::exception_ptr error;
+  std::mutex error_mutex;
+  const auto worker = [&] {
+    try {
+      State state;
+      for (int64_t job = next++; job < num_jobs; job = next++) do_job(state, job);
+    } catch (...) {
+      const std::lock_guard<std::mutex> lock(error_mutex);
+      error = std::current_exception();
+    }
+  };
+  const int64_t num_workers = std::min(threads.number, num_jobs);
+  if (num_workers <= 1) worker();
+  else threads.run(num_workers, worker);
+  if (error) std::rethrow_exception(error);
+}
+
+// 16-bit values and others, as the type sums are held in.
+struct ConvBFloat16 {
+  uint16_t bits;
+};
+struct ConvFloat16 {
+  uint16_t bits;
+};
+inline float as_sum(float v) { return v; }
+inline double as_sum(double v) { return v; }
+inline float as_sum(ConvBFloat16 v) {
+  const uint32_t bits = static_cast<uint32_t>(v.bits) << 16;
+  float result;
+  __builtin_memcpy(&result, &bits, sizeof(result));
+  return result;
+}
+float as_sum(ConvFloat16 v);
+inline void from_sum(float v, float& to) { to = v; }
+inline void from_sum(double v, double& to) { to = v; }
+void from_sum(float v, ConvBFloat16& to);
+void from_sum(float v, ConvFloat16& to);
+
+// Fills the lanes of one tile set: pictures first .. of a group, image after image.
+int64_t fill_lanes(const ConvCall& call, const ConvGroup& group, const ConvPlan& plan, int64_t first, int64_t lanes,
+                   std::vector<ConvLane>& result);
+
+}  // namespace rsn2

@@ -1,0 +1,95 @@
+// The interface between the host side of task_linear (task_linear*.cpp) and its kernels (task_linear*.inl), which are
+// compiled once per level. Plain structs; everything here is a pointer, a count or a function pointer.
+#pragma once
+
+#include <stdint.h>
+
+namespace rsn2 {
+
+enum TaskLinearType : int32_t { TASK_LINEAR_FLOAT, TASK_LINEAR_DOUBLE, TASK_LINEAR_BFLOAT16, TASK_LINEAR_FLOAT16 };
+
+// Weights of one row of the matrix inside one block of columns. They are neighbours in the order of the values.
+struct TaskLinearRun {
+  int32_t first;   // place of the first in columns and values
+  uint16_t row;    // row inside the panel
+  uint16_t count;  // how many, at least 1
+};
+
+// One slot's weights as a sparse matrix of num_rows x num_columns, cut into panels of rows and blocks of columns.
+// The runs of a panel in a block stand together, in the order of the rows. (Those with the same count beside each other
+// would be predicted better by the processor, but fetched worse: measured, the product was 2 to 12 % slower on Zen 5.)
+struct TaskLinearMatrix {
+  int64_t num_rows, num_columns;
+  int64_t panel_rows, block_columns;
+  int64_t num_panels, num_blocks;
+  int64_t num_values;
+  const int32_t* run_starts;    // [num_blocks * num_panels + 1] blocks, in each its panels; null: owns nothing
+  const int32_t* value_starts;  // the same, how many weights stand before in the order of the runs
+  const TaskLinearRun* runs;
+  const uint8_t* columns;  // [num_values] column inside its block
+  const int32_t* places;   // null, or [num_values]: where in values each one is
+  const void* values;      // [num_values] float or double, as the sums
+};
+
+// Rows of a matrix in memory that belong to one slot: row i is rows[i], or first_row + i when rows is null.
+struct TaskLinearRows {
+  void* data;                         // const where it is read
+  int64_t row_stride, column_stride;  // in elements
+  const int64_t* rows;
+  int64_t first_row, num_rows;
+  TaskLinearType type;
+};
+
+// out[b, r] = activation(bias[r] + sum over stores and columns c of matrix[r, c] * in[b, c]) for the rows b of a group
+// and the rows r of some panels.
+struct TaskLinearProduct {
+  const TaskLinearMatrix* stores[2];  // the second may be null
+  TaskLinearRows in, out;             // out has column_stride 1
+  const void* bias;                   // [num_rows] as the sums, or null
+  bool relu;
+  int64_t first_panel, last_panel;
+  void* scratch;  // aligned to 64 bytes, task_linear_product_bytes
+};
+
+// grads[w] = sum over rows b of grad_y[b, row of w] * x[b, column of w], for the weights w of some panels and blocks.
+struct TaskLinearSampled {
+  const TaskLinearMatrix* matrix;
+  TaskLinearRows x, grad_y;
+  void* grads;  // [num_values]
+  TaskLinearType type;
+  int64_t first_panel, last_panel, first_block, last_block;
+  void* scratch;  // aligned to 64 bytes, task_linear_sampled_bytes
+};
+
+struct TaskLinearKernels {
+  int vector_bytes;
+  int max_vectors;  // vectors of batch rows in a tile
+  void (*product_float)(const TaskLinearProduct&);
+  void (*product_double)(const TaskLinearProduct&);
+  void (*sampled_float)(const TaskLinearSampled&);
+  void (*sampled_double)(const TaskLinearSampled&);
+};
+
+// Bytes of a tile of `columns` columns that is max_vectors wide; kernels read and write whole squares of lanes.
+constexpr int64_t task_linear_tile_bytes(const TaskLinearKernels& kernels, int64_t columns) {
+  return (columns + 15) / 16 * 16 * kernels.max_vectors * kernels.vector_bytes;
+}
+
+// Scratch of a product: a tile of the input and, for each tile of batch rows, one of the sums.
+constexpr int64_t task_linear_product_bytes(const TaskLinearKernels& kernels, int64_t columns, int64_t rows,
+                                            int64_t num_tiles) {
+  return task_linear_tile_bytes(kernels, columns) + task_linear_tile_bytes(kernels, rows) * num_tiles;
+}
+
+// Accumulators that wait to be summed: a flush happens at TASK_LINEAR_PENDING, one run may come on top.
+constexpr int64_t TASK_LINEAR_PENDING = 64;
+constexpr int64_t TASK_LINEAR_MOST_PENDING = TASK_LINEAR_PENDING + 256;
+
+// Scratch of the sampled product: tiles of x and grad_y, pending accumulators, the sums (whole vectors are written).
+constexpr int64_t task_linear_sampled_bytes(const TaskLinearKernels& kernels, int64_t columns, int64_t rows,
+                                            int64_t sums_bytes) {
+  return task_linear_tile_bytes(kernels, columns) + task_linear_tile_bytes(kernels, rows) +
+         (TASK_LINEAR_MOST_PENDING + 3) * kernels.vector_bytes + sums_bytes;
+}
+
+}  // namespace rsn2

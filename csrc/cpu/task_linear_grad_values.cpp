@@ -1,0 +1,128 @@
+// task_linear_grad_values on the CPU: the owned weights of the wanted slots shared out over the threads.
+#include "task_linear.h"
+#include "task_linear_store.h"
+
+namespace rsn2 {
+namespace {
+
+constexpr int64_t MOST_SAMPLED = 65536;    // weights whose gradients one unit of work holds: in the second-level cache
+constexpr int64_t MOST_PANEL_ROWS = 1024;  // and rows of grad_y that it holds a tile of, likewise
+
+struct Unit {
+  int64_t group, first_panel, last_panel, first_block, last_block;
+};
+
+int64_t num_values_of(const TaskLinearMatrix& m, const Unit& unit) {
+  int64_t n = 0;
+  for (int64_t block = unit.first_block; block < unit.last_block; ++block) {
+    const int32_t* starts = m.value_starts + block * m.num_panels;
+    n += starts[unit.last_panel] - starts[unit.first_panel];
+  }
+  return n;
+}
+
+// Cuts a slot's matrix into about `parts` units. Blocks are cut first: a unit gathers its blocks of x and its panels of
+// grad_y itself, and only what is cut is gathered once.
+void append_units(const TaskLinearMatrix& m, int64_t group, int64_t parts, std::vector<Unit>& units) {
+  int64_t panel_parts = ceil_div(m.num_rows, MOST_PANEL_ROWS);
+  int64_t block_parts = std::clamp<int64_t>(ceil_div(parts, panel_parts), 1, m.num_blocks);
+  panel_parts = std::clamp<int64_t>(std::max(panel_parts, parts / block_parts), 1, m.num_panels);
+  for (int64_t b = 0; b < block_parts; ++b) {
+    for (int64_t p = 0; p < panel_parts; ++p) {
+      units.push_back({group, m.num_panels * p / panel_parts, m.num_panels * (p + 1) / panel_parts,
+                       m.num_blocks * b / block_parts, m.num_blocks * (b + 1) / block_parts});
+    }
+  }
+}
+
+Tensor task_linear_grad_values(const Tensor& x,                // [B, I], any strides
+                               const Tensor& grad_y,           // [B, O], any strides
+                               const Tensor& values,           // [sum of N], all slots; only its dtype matters
+                               const Tensor& positions,        // [words] int64
+                               const Tensor& index,            // [words] int32, task_linear_index(positions)
+                               const Tensor& slots,            // [] or [B] int64
+                               std::vector<int64_t> wanted,    // slots whose values want a gradient
+                               std::vector<int64_t> num_owned  // how many weights each of them owns
+) {
+  constexpr const char* OP = "task_linear_grad_values";
+  const Positions shape = parse_positions(OP, positions);
+  const TaskLinearRows x_rows = rows_of(OP, "x", x, shape.K), grad_rows = rows_of(OP, "grad_y", grad_y, shape.O);
+  check_value(x_rows.num_rows == grad_rows.num_rows && x_rows.type == grad_rows.type, OP,
+              ": x and grad_y must have the same rows and dtype");
+  const TaskLinearType type = task_linear_type(OP, "values", values);
+  check_dtypes(OP, "x", x_rows.type, type);
+  const RowGroups groups = group_rows(OP, slots, x_rows.num_rows, shape.T);
+  const TaskLinearIndex view(OP, "index", index, shape);
+
+  int64_t num_wanted = 0;
+  check_value(wanted.size() == num_owned.size(), OP, ": wanted and num_owned must have the same length, got ",
+              wanted.size(), " and ", num_owned.size());
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const int64_t t = wanted[i];
+    if (t < 0 || t >= shape.T)
+      throw std::out_of_range(message(OP, ": wanted must be in 0..", shape.T - 1, ", got ", t));
+    check_slot(OP, shape, t, values.numel());
+    check_value(num_owned[i] == shape.num_values(t), OP, ": num_owned of slot ", t, " must be ", shape.num_values(t),
+                ", got ", num_owned[i]);
+    num_wanted += shape.num_values(t);
+  }
+  const Tensor grads = torch::stable::new_empty(values, {num_wanted});
+  char* next = static_cast<char*>(grads.mutable_data_ptr());
+
+  struct Group {
+    TaskLinearMatrix matrix;
+    TaskLinearRows x, grad_y;
+    char* grads;
+  };
+  std::vector<Group> parts;
+  int64_t num_weights = 0;
+  for (const int64_t t : wanted) {
+    const int64_t num_bytes = shape.num_values(t) * bytes_of(type);
+    const auto group = std::lower_bound(groups.groups.begin(), groups.groups.end(), t,
+                                        [](const RowGroup& g, int64_t slot) { return g.slot < slot; });
+    if (group == groups.groups.end() || group->slot != t) {
+      std::fill(next, next + num_bytes, char{0});
+    } else if (num_bytes > 0) {
+      parts.push_back({view.matrix(t, false), rows_of_group(x_rows, groups, group->begin, group->end),
+                       rows_of_group(grad_rows, groups, group->begin, group->end), next});
+      num_weights += shape.num_values(t);
+    }
+    next += num_bytes;
+  }
+
+  const int64_t threads = torch::stable::get_num_threads();
+  std::vector<Unit> units;
+  for (size_t g = 0; g < parts.size(); ++g) {
+    const int64_t most_parts =
+        threads == 1 ? 1 : ceil_div(UNITS_PER_THREAD * threads, static_cast<int64_t>(parts.size()));
+    const int64_t N = parts[g].matrix.num_values;
+    append_units(parts[g].matrix, static_cast<int64_t>(g),
+                 std::max(ceil_div(N, MOST_SAMPLED), std::min(most_parts, ceil_div(N, 4096))), units);
+  }
+  const TaskLinearKernels& kernels = cpu_kernels().linear;
+  const int64_t sum_bytes = sum_bytes_of(type);
+  int64_t scratch_bytes = 0;
+  for (const Unit& unit : units) {
+    const TaskLinearMatrix& m = parts[unit.group].matrix;
+    scratch_bytes =
+        std::max(scratch_bytes, task_linear_sampled_bytes(kernels, m.block_columns,
+                                                          (unit.last_panel - unit.first_panel) * m.panel_rows,
+                                                          num_values_of(m, unit) * sum_bytes));
+  }
+  const auto sampled = sum_bytes == 8 ? kernels.sampled_double : kernels.sampled_float;
+  share_out(static_cast<int64_t>(units.size()), scratch_bytes, [&](int64_t i, char* scratch) {
+    const Unit& unit = units[i];
+    const Group& part = parts[unit.group];
+    sampled({&part.matrix, part.x, part.grad_y, part.grads, type, unit.first_panel, unit.last_panel, unit.first_block,
+             unit.last_block, scratch});
+  });
+  count_weights_read(OP, num_weights);
+  return grads;
+}
+
+}  // namespace
+}  // namespace rsn2
+
+STABLE_TORCH_LIBRARY_IMPL(rsn2_kernels, CPU, m) {
+  m.impl("task_linear_grad_values", TORCH_BOX(&rsn2::task_linear_grad_values));
+}

@@ -1,0 +1,128 @@
+// Between rows in memory and tiles: a tile holds columns one after another, each of them V vectors of batch rows.
+
+// Where the rows of one vector of the tile begin.
+template <typename E>
+struct RowPointers {
+  E* at[16];
+  int count;  // rows there are; the lanes after them hold zeros
+};
+
+template <typename E, typename A>
+RSN2_INLINE RowPointers<E> rows_of_vector(const TaskLinearRows& rows, int v) {
+  RowPointers<E> p;
+  const int64_t first = int64_t(v) * kLanes<A>, left = rows.num_rows - first;
+  p.count = int(left < kLanes<A> ? left : kLanes<A>);
+  for (int l = 0; l < p.count; ++l) {
+    const int64_t row = rows.rows ? rows.rows[first + l] : rows.first_row + first + l;
+    p.at[l] = static_cast<E*>(rows.data) + row * rows.row_stride;
+  }
+  return p;
+}
+
+// tile[c][v] = rows[.., first_column + c] for the columns c of a block.
+template <typename A, typename E>
+static void gather_typed(const TaskLinearRows& rows, int64_t first_column, int64_t num_columns, int num_vectors,
+                         A* tile) {
+  constexpr int L = kLanes<A>;
+  const int64_t width = int64_t(num_vectors) * L;
+  for (int v = 0; v < num_vectors; ++v) {
+    const RowPointers<const E> p = rows_of_vector<const E, A>(rows, v);
+    A* to = tile + v * L;
+    if (rows.column_stride == 1 && p.count * 4 > L) {
+      for (int64_t c = 0; c < num_columns; c += L) {
+        Vec<A> square[L];
+        if (p.count == L && c + L <= num_columns) {
+          RSN2_UNROLL
+          for (int l = 0; l < L; ++l) square[l] = load_as<A, E>(p.at[l] + first_column + c);
+        } else {
+          const int64_t left = num_columns - c;
+          for (int l = 0; l < L; ++l) {
+            if (l >= p.count) {
+              square[l] = Vec<A>{};
+            } else {
+              const E* from = p.at[l] + first_column + c;
+              square[l] = left < L ? load_some<A, E>(from, left) : load_as<A, E>(from);
+            }
+          }
+        }
+        transpose<A>(square);
+        RSN2_UNROLL
+        for (int l = 0; l < L; ++l) store<A>(to + (c + l) * width, square[l]);
+      }
+    } else {
+      for (int64_t c = 0; c < num_columns; ++c) {
+        const int64_t offset = (first_column + c) * rows.column_stride;
+        A column[L] = {};
+        for (int l = 0; l < p.count; ++l) column[l] = load_one<A, E>(p.at[l] + offset);
+        store<A>(to + c * width, load<A>(column));
+      }
+    }
+  }
+}
+
+// out[.., first_column + c] = activation(tile[c] + bias[first_column + c]).
+template <typename A, typename E>
+static void scatter_typed(const A* tile, const TaskLinearRows& rows, int64_t first_column, int64_t num_columns,
+                          int num_vectors, const A* bias, bool relu) {
+  constexpr int L = kLanes<A>;
+  const int64_t width = int64_t(num_vectors) * L;
+  for (int v = 0; v < num_vectors; ++v) {
+    const RowPointers<E> p = rows_of_vector<E, A>(rows, v);
+    for (int64_t c = 0; c < num_columns; c += L) {
+      Vec<A> square[L];
+      RSN2_UNROLL
+      for (int l = 0; l < L; ++l) square[l] = load<A>(tile + (c + l) * width + v * L);
+      transpose<A>(square);
+      const int64_t left = num_columns - c;
+      Vec<A> shift = {};
+      if (bias) shift = left < L ? load_some<A, A>(bias + first_column + c, left) : load<A>(bias + first_column + c);
+      RSN2_UNROLL
+      for (int l = 0; l < L; ++l) {
+        if (bias) square[l] += shift;
+        if (relu) square[l] = positive_part<A>(square[l]);
+      }
+      if (p.count == L && left >= L) {
+        RSN2_UNROLL
+        for (int l = 0; l < L; ++l) store_as(p.at[l] + first_column + c, square[l]);
+      } else {
+        for (int l = 0; l < p.count; ++l) {
+          E* to = p.at[l] + first_column + c;
+          if (left < L) {
+            store_some<A, E>(to, square[l], left);
+          } else {
+            store_as(to, square[l]);
+          }
+        }
+      }
+    }
+  }
+}
+
+// The same for the type that the rows have. Sums in double belong to rows in double, and to those alone.
+RSN2_INLINE void gather(const TaskLinearRows& rows, int64_t first_column, int64_t num_columns, int num_vectors,
+                        float* tile) {
+  switch (rows.type) {
+    case TASK_LINEAR_BFLOAT16: return gather_typed<float, BFloat16>(rows, first_column, num_columns, num_vectors, tile);
+    case TASK_LINEAR_FLOAT16: return gather_typed<float, Float16>(rows, first_column, num_columns, num_vectors, tile);
+    default: return gather_typed<float, float>(rows, first_column, num_columns, num_vectors, tile);
+  }
+}
+RSN2_INLINE void gather(const TaskLinearRows& rows, int64_t first_column, int64_t num_columns, int num_vectors,
+                        double* tile) {
+  gather_typed<double, double>(rows, first_column, num_columns, num_vectors, tile);
+}
+
+RSN2_INLINE void scatter(const float* tile, const TaskLinearRows& rows, int64_t first_column, int64_t num_columns,
+                         int num_vectors, const float* bias, bool relu) {
+  switch (rows.type) {
+    case TASK_LINEAR_BFLOAT16:
+      return scatter_typed<float, BFloat16>(tile, rows, first_column, num_columns, num_vectors, bias, relu);
+    case TASK_LINEAR_FLOAT16:
+      return scatter_typed<float, Float16>(tile, rows, first_column, num_columns, num_vectors, bias, relu);
+    default: return scatter_typed<float, float>(tile, rows, first_column, num_columns, num_vectors, bias, relu);
+  }
+}
+RSN2_INLINE void scatter(const double* tile, const TaskLinearRows& rows, int64_t first_column, int64_t num_columns,
+                         int num_vectors, const double* bias, bool relu) {
+  scatter_typed<double, double>(tile, rows, first_column, num_columns, num_vectors, bias, relu);
+}
