@@ -41,6 +41,13 @@ def random_masks(num_slots: int, num_rows: int, num_columns: int, density: float
     return torch.stack([owner == slot for slot in range(num_slots)])
 
 
+def random_slots(batch: int, num_slots: int, generator: torch.Generator) -> Tensor:
+    """The slot of each row: any, but every slot once where there are as many rows as slots."""
+    if batch == num_slots:
+        return torch.randperm(num_slots, generator=generator)
+    return torch.randint(0, num_slots, (batch,), generator=generator)
+
+
 class Sample(NamedTuple):
     """Arguments of a forward operator."""
 
@@ -62,7 +69,7 @@ def linear_sample(
     return Sample(
         torch.randn(batch, num_inputs, generator=generator).to(dtype),
         packed._replace(index=task_linear_index(packed.positions)),
-        torch.randint(0, num_slots, (batch,), generator=generator),
+        random_slots(batch, num_slots, generator),
         torch.randn(num_slots, num_outputs, generator=generator).to(value_dtype or dtype),
     )
 
@@ -80,7 +87,7 @@ def conv_sample(
     return Sample(
         torch.randn(batch, channels, *size, generator=generator).to(dtype),
         packed._replace(index=task_conv2d_index(packed.positions, kernel_size)),
-        torch.randint(0, num_slots, (batch,), generator=generator),
+        random_slots(batch, num_slots, generator),
         torch.randn(num_slots, num_outputs, generator=generator).to(value_dtype or dtype),
     )
 

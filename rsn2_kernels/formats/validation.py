@@ -79,8 +79,9 @@ def _segment_problem(words: Tensor, owned: int, num_rows: int, num_columns: int)
     if bool(((rows < 0) | (rows >= num_rows) | (columns < 0) | (columns >= num_columns)).any()):
         return "a position lies outside the matrix", flat
     flat = rows * num_columns + columns
-    again, _ = encode_slot(flat.sort().values, num_rows, num_columns)
-    if not torch.equal(again, words):
+    ordered = flat.sort().values
+    again, _ = encode_slot(ordered, num_rows, num_columns)
+    if bool((ordered[1:] == ordered[:-1]).any()) or not torch.equal(again, words):
         return "positions are not ascending, repeat, or leave padding that is not zero", flat
     return "", flat
 

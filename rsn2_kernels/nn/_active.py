@@ -18,8 +18,8 @@ class active:
     Args:
         slots: int64 ``[]`` (all rows belong to one slot) or ``[B]`` (one per row), or an int.
 
-    Blocks nest, and each thread has its own. A compiled model may be called inside a block, or enter one itself; since the
-    slot is a tensor, one compilation serves all slots.
+    Blocks nest, and each thread has its own. A compiled model may be called inside a block, or enter one itself; since
+    the slot is a tensor, one compilation serves all slots.
     """
 
     def __init__(self, slots: Tensor | int) -> None:
@@ -48,11 +48,13 @@ def active_slots() -> Tensor | None:
     return slots
 
 
-def checkpoint_contexts() -> tuple[contextlib.AbstractContextManager[object], contextlib.AbstractContextManager[object]]:
+def checkpoint_contexts() -> tuple[
+    contextlib.AbstractContextManager[object], contextlib.AbstractContextManager[object]
+]:
     """For activation checkpointing, whose second forward pass runs after the block has ended.
 
-    ``torch.utils.checkpoint.checkpoint(module, x, use_reentrant=False, context_fn=checkpoint_contexts)`` recomputes under the
-    slots that were active at the first pass.
+    ``torch.utils.checkpoint.checkpoint(module, x, use_reentrant=False, context_fn=checkpoint_contexts)`` recomputes
+    under the slots that were active at the first pass.
     """
     slots = active_slots()
     if slots is None:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from operator import is_not
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +12,54 @@ from rsn2_kernels.nn._active import active_slots
 
 
 class SlotParameters(nn.ParameterList):
-    """One Parameter per slot. The layer saves and loads them itself, as one tensor for all slots."""
+    """One Parameter per slot, each a view of its part of a flat tensor. The layer saves and loads that one itself."""
+
+    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
+        super().__init__(parameters)
+        self._own = tuple(self._parameters.values())
+
+    def tie(self, parts: Sequence[Tensor]) -> None:
+        """Let the Parameters view ``parts``, one per slot."""
+        for parameter, part in zip(self._parameters.values(), parts, strict=True):
+            assert parameter is not None
+            parameter.data = part
+        self._own = tuple(self._parameters.values())
+
+    def trainable(self) -> tuple[list[Tensor], list[int]]:
+        """The Parameters that want a gradient now, and their slots."""
+        if not torch.is_grad_enabled():
+            return [], []
+        slots = [slot for slot, row in enumerate(self._parameters.values()) if row is not None and row.requires_grad]
+        own = list(self._parameters.values())
+        return [row for row in (own[slot] for slot in slots) if row is not None], slots
+
+    def were_replaced(self) -> bool:
+        """Whether others stand in for the Parameters, as within ``torch.func.functional_call``.
+
+        Not while exporting, where all tensors are replaced by their likes, and the flat one is the truth.
+        """
+        return not torch.compiler.is_exporting() and any(map(is_not, self._parameters.values(), self._own))
+
+    def checked(self, parts: Sequence[Tensor]) -> list[Tensor]:
+        """The Parameters or what stands in for them, of the shapes and dtype of ``parts``."""
+        found = list(self._parameters.values())
+        for slot, (given, part) in enumerate(zip(found, parts, strict=True)):
+            if given is None or given.shape != part.shape or given.dtype != part.dtype:
+                came = None if given is None else f"{given.dtype} {list(given.shape)}"
+                raise ValueError(
+                    f"what replaces the Parameter of slot {slot} must be {part.dtype} {list(part.shape)}, got {came}"
+                )
+        return [given for given in found if given is not None]
+
+    def resize(self, count: int, like: Tensor) -> None:
+        """Keep the first ``count``, append empty ones that are missing; to be tied afterwards."""
+        for parameter in self:
+            parameter.grad = None
+        while len(self) > count:
+            self._size -= 1
+            del self._parameters[str(self._size)]
+        while len(self) < count:
+            self.append(nn.Parameter(like.new_empty(0)))
 
     def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         return
@@ -25,14 +73,19 @@ class SlotModule(nn.Module):
 
     Attributes:
         slot_names: a name per slot, or an empty list when slots are numbers only.
-        slot_map: int64 ``[tasks]``, the slot that each active task number stands for in this layer, or None when the active
-            numbers are slots themselves. It does not apply to slots passed to ``forward``.
+        slot_map: int64 ``[tasks]``, the slot that each active task number stands for in this layer, or None when the
+            active numbers are slots themselves. It does not apply to slots passed to ``forward``.
+        batch_dim: which dimension of the input counts the rows; 1 for layers inside a transformer with
+            ``batch_first=False``.
     """
 
     slot_map: Tensor | None
+    batch_dim: int = 0
 
     def __init__(self, num_slots: int | Sequence[str]) -> None:
         super().__init__()
+        if not isinstance(num_slots, int) and (isinstance(num_slots, str) or not isinstance(num_slots, Sequence)):
+            raise TypeError(f"{type(self).__name__}: num_slots must be an int or a list of names, got {num_slots!r}")
         names = [] if isinstance(num_slots, int) else list(num_slots)
         count = num_slots if isinstance(num_slots, int) else len(names)
         if isinstance(num_slots, bool) or count < 0 or len(set(names)) != len(names):
@@ -49,7 +102,9 @@ class SlotModule(nn.Module):
         kind = type(self).__name__
         if isinstance(slot, str):
             if slot not in self.slot_names:
-                raise KeyError(f"{kind}: unknown slot {slot!r}; there are {self.slot_names or f'0..{self.num_slots - 1}'}")
+                raise KeyError(
+                    f"{kind}: unknown slot {slot!r}; there are {self.slot_names or f'0..{self.num_slots - 1}'}"
+                )
             return self.slot_names.index(slot)
         if isinstance(slot, bool) or not isinstance(slot, int):
             raise TypeError(f"{kind}: slot must be an int or a name, got {type(slot).__name__}")
@@ -63,13 +118,21 @@ class SlotModule(nn.Module):
             slots = active_slots()
             if slots is None:
                 raise RuntimeError(
-                    f"{type(self).__name__}: no slot given and none active; call layer(x, slot) or use `with active(slot):`"
+                    f"{type(self).__name__}: no slot given and none active; "
+                    "call layer(x, slot) or use `with active(slot):`"
                 )
             slots = slots.to(x.device)
-            return slots if self.slot_map is None else self.slot_map[slots]
+            return slots if self.slot_map is None else self._mapped(slots)
         if isinstance(slots, Tensor):
             return slots
         return torch.full((), self.slot_index(slots), dtype=torch.int64, device=x.device)
+
+    def _mapped(self, tasks: Tensor) -> Tensor:
+        """The slots of active task numbers. ``index_select`` refuses numbers below zero, which an index would wrap."""
+        assert self.slot_map is not None
+        if is_host_known(tasks):
+            check_range(f"{type(self).__name__}: active tasks", tasks, len(self.slot_map))
+        return self.slot_map.index_select(0, tasks.reshape(-1)).reshape(tasks.shape)
 
     def parameters_of(self, slot: int | str) -> list[nn.Parameter]:
         """Exactly what training this slot may touch."""
@@ -114,6 +177,7 @@ class SlotModule(nn.Module):
         return torch.tensor([slot in self._frozen for slot in range(self.num_slots)], dtype=torch.bool)
 
     def _set_frozen_flags(self, flags: Tensor) -> None:
+        self._frozen = {slot for slot in self._frozen if slot < len(flags)}
         for slot, frozen in enumerate(flags.tolist()):
             if frozen:
                 self.freeze(slot)
@@ -124,3 +188,39 @@ class SlotModule(nn.Module):
 def slot_modules(model: nn.Module) -> dict[str, SlotModule]:
     """Every layer with slots in a model, by its qualified name."""
     return {name: module for name, module in model.named_modules() if isinstance(module, SlotModule)}
+
+
+def check_slot_state(layer: SlotModule, given: dict[str, Tensor]) -> list[str]:
+    """What is wrong with the part of a loaded state that all layers with slots have."""
+    frozen, slot_map = given["frozen"], given.get("slot_map")
+    found = []
+    if frozen.dim() != 1 or frozen.dtype != torch.bool:
+        found.append(f"frozen must be bool [T], got {frozen.dtype} {list(frozen.shape)}")
+    elif layer.slot_names and len(frozen) != layer.num_slots:
+        found.append(f"the layer has slots {layer.slot_names}, the state {len(frozen)} slots")
+    if slot_map is not None and (slot_map.dim() != 1 or slot_map.dtype != torch.int64):
+        found.append(f"slot_map must be int64 [tasks], got {slot_map.dtype} {list(slot_map.shape)}")
+    return found
+
+
+def taken_from(given: Tensor, present: Tensor, as_given: bool) -> Tensor:
+    """A copy of a loaded tensor, with device and float dtype of the ``present`` one unless ``as_given``."""
+    given = given.detach()
+    if as_given:
+        return given.clone()
+    dtype = present.dtype if given.is_floating_point() else given.dtype
+    return given.to(present.device, dtype, copy=True)
+
+
+def is_host_known(tensor: Tensor) -> bool:
+    """Whether Python may look at the numbers: never while tracing, nor where that would wait for a device."""
+    return tensor.device.type == "cpu" and not torch.compiler.is_compiling()
+
+
+def check_range(what: str, numbers: Tensor, end: int) -> None:
+    """``numbers`` must be in ``0..end-1``; IndexError with the first bound that is broken. Waits for a device."""
+    if numbers.numel() == 0:
+        return
+    low, high = (int(numbers),) * 2 if numbers.dim() == 0 else (int(bound) for bound in numbers.aminmax())
+    if low < 0 or high >= end:
+        raise IndexError(f"{what} must be in 0..{end - 1}, got {low if low < 0 else high}")

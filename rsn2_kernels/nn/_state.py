@@ -6,11 +6,12 @@ import struct
 from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from rsn2_kernels import formats
 from rsn2_kernels.formats import SeededBase
 from rsn2_kernels.formats.base import INITIALIZERS
+from rsn2_kernels.nn._slots import check_slot_state, taken_from
 
 if TYPE_CHECKING:
     from rsn2_kernels.nn._store import TaskLayer
@@ -53,10 +54,12 @@ _OPTIONAL = ("bias", "base_seed", "base_weight", "base_bias", "slot_map", "reads
 NAMES = (*_REQUIRED, *_OPTIONAL)
 
 
-def load(layer: TaskLayer, state: dict[str, Tensor], prefix: str, missing: list[str], errors: list[str]) -> None:
+def load(layer: TaskLayer, state: dict[str, Tensor], prefix: str, as_given: bool, missing: list[str],
+         errors: list[str]) -> None:  # fmt: skip
     """Take the layer's tensors out of ``state``; slots may own other counts than now, and there may be more or fewer.
 
-    Everything is checked before anything is changed.
+    They get the layer's device and dtype, or keep their own (``as_given``, what ``assign=True`` asks for). Everything
+    is checked before anything is changed.
     """
     given = {name: state[prefix + name] for name in NAMES if prefix + name in state}
     absent = [name for name in _REQUIRED if name not in given]
@@ -75,44 +78,46 @@ def load(layer: TaskLayer, state: dict[str, Tensor], prefix: str, missing: list[
             found.append(f"the weight must be {expected}, got {size}")
         elif layer.flat_bias is not None and given["bias"].shape != (num_slots, layer.weight_shape[0]):
             found.append(f"bias must be [{num_slots}, {layer.weight_shape[0]}], got {list(given['bias'].shape)}")
-        elif layer.slot_names and num_slots != layer.num_slots:
-            found.append(f"the layer has slots {layer.slot_names}, the state {num_slots} slots")
-        elif given["frozen"].shape != (num_slots,) or given["frozen"].dtype != torch.bool:
+        elif given["frozen"].shape != (num_slots,):
             found.append(f"frozen must be bool [{num_slots}], got {list(given['frozen'].shape)}")
         elif "base_weight" in given and given["base_weight"].shape != layer.weight_shape:
             found.append(f"base_weight must be {list(layer.weight_shape)}, got {list(given['base_weight'].shape)}")
+        found += check_slot_state(layer, given) + _problems_of_reads(given, num_slots)
     if found:
         errors.extend(f"{prefix}: {problem}" for problem in found)
         return
-    _assign(layer, given, num_slots)
+    _assign(layer, given, num_slots, as_given)
 
 
-def _assign(layer: TaskLayer, given: dict[str, Tensor], num_slots: int) -> None:
-    device, dtype = layer.flat_values.device, layer.flat_values.dtype
-    for slot in range(layer.num_slots):
-        layer.values[slot].grad = None
-    while layer.num_slots < num_slots:
-        layer.values.append(nn.Parameter(layer.flat_values[:0]))
-        if layer.bias is not None:
-            layer.bias.append(nn.Parameter(layer.flat_values.new_empty(0)))
-        layer.num_slots += 1
-    while layer.num_slots > num_slots:
-        layer.num_slots -= 1
-        layer.values.pop(-1)
-        if layer.bias is not None:
-            layer.bias.pop(-1)
+def _problems_of_reads(given: dict[str, Tensor], num_slots: int) -> list[str]:
+    reads = given.get("reads")
+    if reads is None:
+        return []
+    if reads.dim() != 2 or reads.shape[1] != 2 or reads.dtype != torch.int64:
+        return [f"reads must be int64 [n, 2], got {reads.dtype} {list(reads.shape)}"]
+    frozen = given["frozen"].tolist()
+    return [
+        f"reads must name pairs of a slot and another, frozen one in 0..{num_slots - 1}, got {[reader, owner]}"
+        for reader, owner in reads.tolist()
+        if not (0 <= reader < num_slots and 0 <= owner < len(frozen) and frozen[owner] and reader != owner)
+    ]
+
+
+def _assign(layer: TaskLayer, given: dict[str, Tensor], num_slots: int, as_given: bool) -> None:
+    values = taken_from(given["values"], layer.flat_values, as_given)
+    layer.values.resize(num_slots, values)
+    if layer.bias is not None:
+        assert layer.flat_bias is not None
+        layer.bias.resize(num_slots, values)
+        layer.flat_bias = taken_from(given["bias"], layer.flat_bias, as_given)
+    layer.num_slots = num_slots
     torch.autograd.graph.increment_version(layer.flat_values)
-    layer.flat_values = given["values"].detach().to(device, dtype, copy=True)
-    layer.positions = given["positions"].detach().to(device, copy=True)
+    layer.flat_values = values
+    layer.positions = given["positions"].detach().to(values.device, copy=True)
     layer.index = layer._derive_index(layer.positions)
-    if layer.flat_bias is not None:
-        layer.flat_bias = given["bias"].detach().to(device, dtype, copy=True)
     layer.base_seed = decode_seed(given["base_seed"]) if "base_seed" in given else None
     for name in ("base_weight", "base_bias", "slot_map"):
-        tensor = given.get(name)
-        if tensor is not None:
-            tensor = tensor.detach().to(device, tensor.dtype if name == "slot_map" else dtype, copy=True)
-        setattr(layer, name, tensor)
+        setattr(layer, name, taken_from(given[name], values, as_given) if name in given else None)
     layer._tie()
     layer._reads = {}
     layer._set_frozen_flags(given["frozen"])

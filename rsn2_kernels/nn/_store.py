@@ -1,4 +1,4 @@
-"""The store of a task layer: one flat buffer of values, and the Parameters that view it."""
+"""The base of all task layers: who owns which weight, and how that changes."""
 
 from __future__ import annotations
 
@@ -6,23 +6,25 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from rsn2_kernels import formats
-from rsn2_kernels.formats import CapacityError, PackedWeight, SeededBase, StoredBase
+from rsn2_kernels.formats import CapacityError
 from rsn2_kernels.nn import _state
 from rsn2_kernels.nn._optimizers import check_state, move_state
-from rsn2_kernels.nn._slots import SlotModule, SlotParameters
+from rsn2_kernels.nn._slots import check_range
+from rsn2_kernels.nn._storage import Storage
+from rsn2_kernels.ops._checks import check_slots
 
 
-class TaskLayer(SlotModule):
+class TaskLayer(Storage):
     """A layer whose weights are owned by slots, each weight by one at most (Eq. 3 of the paper).
 
     All values stand in one flat buffer; ``values[t]`` are Parameters that view slot ``t``'s part of it, so that an
-    optimizer's step is seen by the operator without a copy, and so are ``bias[t]`` of the ``[T, O]`` bias. They stay the same
-    objects through claim, release, ``.to``, ``load_state_dict`` and ``deepcopy`` of other objects: an optimizer made
-    before a claim trains what is claimed later.
+    optimizer's step is seen by the operator without a copy, and so are ``bias[t]`` of the ``[T, O]`` bias. They stay
+    the same objects through claim, release, ``.to``, ``load_state_dict`` and ``deepcopy`` of other objects: an
+    optimizer made before a claim trains what is claimed later.
 
     Args:
         weight_shape: shape of the layer's weight, ``[O, ...]``.
@@ -32,116 +34,10 @@ class TaskLayer(SlotModule):
         base_bias: starting bias of every slot, or None for the distribution of ``torch.nn.Linear``.
     """
 
-    flat_values: Tensor
-    positions: Tensor
-    index: Tensor
-    flat_bias: Tensor | None
-
-    def __init__(self, weight_shape: Sequence[int], num_slots: int | Sequence[str], bias: bool,
-                 base: SeededBase | StoredBase, base_bias: Tensor | None, device: Any, dtype: torch.dtype) -> None:  # fmt: skip
-        super().__init__(num_slots)
-        self.weight_shape = tuple(weight_shape)
-        self.numel = int(torch.Size(self.weight_shape).numel())
-        num_outputs = self.weight_shape[0]
-        self.base_seed = base if isinstance(base, SeededBase) else None
-        stored = None if isinstance(base, SeededBase) else base.weight.detach().to(device=device, dtype=dtype).clone()
-        self.register_buffer("base_weight", stored, persistent=False)
-        given = None if base_bias is None else base_bias.detach().to(device=device, dtype=dtype).clone()
-        self.register_buffer("base_bias", given, persistent=False)
-        self.register_buffer("flat_values", torch.zeros(0, device=device, dtype=dtype), persistent=False)
-        positions = formats.empty_positions(self.num_slots, num_outputs, self._num_columns()).to(device)
-        self.register_buffer("positions", positions, persistent=False)
-        self.register_buffer("index", self._derive_index(positions), persistent=False)
-        self.register_buffer("frozen_values", None, persistent=False)
-        self.register_buffer("frozen_positions", None, persistent=False)
-        self.register_buffer("frozen_index", None, persistent=False)
-        self._reads: dict[int, tuple[int, ...]] = {}
-        self.values = SlotParameters([nn.Parameter(self.flat_values[:0]) for _ in range(self.num_slots)])
-        flat_bias = None
-        if bias:
-            flat_bias = torch.empty(self.num_slots, num_outputs, device=device, dtype=dtype)
-        self.register_buffer("flat_bias", flat_bias, persistent=False)
-        self.bias = None
-        if flat_bias is not None:
-            for slot in range(self.num_slots):
-                flat_bias[slot] = self._starting_bias(slot)
-            self.bias = SlotParameters([nn.Parameter(row) for row in flat_bias])
-        self.probe: Tensor | None = None
-        """A dense weight that stands in for every slot's while Algorithm 1 scores weights; None otherwise."""
-
-    # What a kind of layer says of itself.
-
-    def _num_columns(self) -> int:
-        raise NotImplementedError
-
-    def _to_packed(self, flat: Tensor) -> Tensor:
-        """Flattened indices of the weight -> ``row * K + column`` of the packed matrix."""
-        return flat
-
-    def _from_packed(self, rows: Tensor, columns: Tensor) -> Tensor:
-        """Rows and columns of the packed matrix -> flattened indices of the weight."""
-        return rows * self._num_columns() + columns
-
-    def _derive_index(self, positions: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    def _fan_in(self) -> int:
-        return self.numel // self.weight_shape[0]
-
-    # Who owns what.
-
-    @property
-    def base(self) -> SeededBase | StoredBase:
-        """Where claims take their starting values from."""
-        return StoredBase(self.base_weight) if self.base_seed is None else self.base_seed
-
-    def owned(self, slot: int | str) -> Tensor:
-        """Flattened indices of the weights that a slot owns, in the order of its values, int64 ``[N]``."""
-        return self._from_packed(*formats.coordinates(self.positions, self.slot_index(slot)))
-
-    def mask(self, slot: int | str) -> Tensor:
-        """Bool, shape of the weight: what the slot owns."""
-        mask = torch.zeros(self.numel, dtype=torch.bool, device=self.positions.device)
-        mask[self.owned(slot)] = True
-        return mask.reshape(self.weight_shape)
-
-    def free(self) -> Tensor:
-        """Bool, shape of the weight: what no slot owns."""
-        free = torch.ones(self.numel, dtype=torch.bool, device=self.positions.device)
-        for slot in range(self.num_slots):
-            free[self.owned(slot)] = False
-        return free.reshape(self.weight_shape)
-
-    def density(self, slot: int | str) -> float:
-        """Share of all weights that the slot owns."""
-        return self.values[self.slot_index(slot)].numel() / self.numel
-
-    def parameters_of(self, slot: int | str) -> list[nn.Parameter]:
-        number = self.slot_index(slot)
-        return [self.values[number]] + ([] if self.bias is None else [self.bias[number]])
-
-    def packed(self) -> PackedWeight:
-        """The packed weight as the operators take it, with the Parameters that want a gradient."""
-        shape = (self.num_slots, self.weight_shape[0], self._num_columns())
-        if not torch.is_grad_enabled():
-            return PackedWeight(self.flat_values, self.positions, self.index, shape)
-        slots = [slot for slot, value in enumerate(self.values) if value.requires_grad and value.numel() > 0]
-        values = [self.values[slot] for slot in slots]
-        return PackedWeight(self.flat_values, self.positions, self.index, shape, tuple(values), tuple(slots))
-
-    def packed_frozen(self) -> PackedWeight | None:
-        """The second store that slots read besides their own weights, if any."""
-        if self.frozen_values is None:
-            return None
-        shape = (self.num_slots, self.weight_shape[0], self._num_columns())
-        return PackedWeight(self.frozen_values, self.frozen_positions, self.frozen_index, shape)
-
-    def trainable_bias(self) -> tuple[list[Tensor], list[int]]:
-        """The bias Parameters that want a gradient, and their slots."""
-        if self.bias is None or not torch.is_grad_enabled():
-            return [], []
-        slots = [slot for slot, row in enumerate(self.bias) if row.requires_grad]
-        return [self.bias[slot] for slot in slots], slots
+    def _check_probe(self, x: Tensor, slots: Tensor) -> None:
+        """What the operator checks of slots, for the products that do not go through it."""
+        check_slots(type(self).__name__, slots, x.shape[0])
+        check_range(f"{type(self).__name__}: slots", slots, self.num_slots)
 
     # Changes of ownership.
 
@@ -154,7 +50,8 @@ class TaskLayer(SlotModule):
             mask: bool, shape of the weight: the weights to claim.
             values: starting values, shape of the weight, read where ``mask`` is set; the base weights when None.
             gain: factor on the base weights.
-            optimizer: a live optimizer over this slot's values; its state moves with the weights, new ones start at zero.
+            optimizer: a live optimizer over this slot's values; its state moves with the weights, new ones start at
+                zero.
 
         Raises:
             ValueError: the mask does not fit, weights are taken (CapacityError), or the slot is frozen.
@@ -176,7 +73,9 @@ class TaskLayer(SlotModule):
         elif tuple(values.shape) == self.weight_shape and values.is_floating_point():
             start = values.detach().to(self.positions.device).reshape(-1)[new]
         else:
-            raise ValueError(f"claim: values must be float {list(self.weight_shape)}, got {values.dtype} {list(values.shape)}")
+            raise ValueError(
+                f"claim: values must be float {list(self.weight_shape)}, got {values.dtype} {list(values.shape)}"
+            )
         start = start.to(self.flat_values.dtype)
         if not bool(start.isfinite().all()):
             raise ValueError("claim: values must be finite")
@@ -211,8 +110,12 @@ class TaskLayer(SlotModule):
         number = self.slot_index(slot)
         if torch._C._current_graph_task_id() != -1:
             raise RuntimeError(f"{what}: weights cannot change owners while a backward pass is running")
+        if mask is None and what == "claim" or mask is not None and not isinstance(mask, Tensor):
+            raise TypeError(f"{what}: mask must be a bool tensor {list(self.weight_shape)}, got {type(mask).__name__}")
         if mask is not None and (mask.dtype != torch.bool or tuple(mask.shape) != self.weight_shape):
-            raise ValueError(f"{what}: mask must be bool {list(self.weight_shape)}, got {mask.dtype} {list(mask.shape)}")
+            raise ValueError(
+                f"{what}: mask must be bool {list(self.weight_shape)}, got {mask.dtype} {list(mask.shape)}"
+            )
         if number in self._frozen:
             raise ValueError(f"{what}: slot {self._label(number)} is frozen; thaw it first")
         check_state(what, self.values[number], optimizer)
@@ -243,11 +146,15 @@ class TaskLayer(SlotModule):
     def read(self, slot: int | str, owners: Sequence[int | str]) -> None:
         """Let the rows of ``slot`` also read the weights of other, frozen slots, without gradients to them.
 
-        This is how PackNet and ExSSNeT use earlier tasks' weights. An empty list ends it. The copy that the kernels read is
-        made here; owners must be frozen, so that it stays true.
+        This is how PackNet and ExSSNeT use earlier tasks' weights. An empty list ends it. The copy that the kernels
+        read is made here; owners must be frozen, so that it stays true.
         """
         number = self.slot_index(slot)
-        numbers = tuple(sorted(self.slot_index(owner) for owner in owners))
+        numbers = tuple(sorted({self.slot_index(owner) for owner in owners}))
+        if number in self._frozen:
+            raise ValueError(
+                f"read: slot {self._label(number)} is frozen, so that what it reads cannot change; thaw it first"
+            )
         for owner in numbers:
             if owner == number or owner not in self._frozen:
                 raise ValueError(f"read: slot {self._label(owner)} must be another, frozen slot to be read")
@@ -258,8 +165,15 @@ class TaskLayer(SlotModule):
         number = self.slot_index(slot)
         readers = [self._label(reader) for reader, owners in self._reads.items() if number in owners]
         if readers:
-            raise ValueError(f"thaw: slot {self._label(number)} is read by slot {', '.join(readers)}, so that it must stay frozen")
+            raise ValueError(
+                f"thaw: slot {self._label(number)} is read by slot {', '.join(readers)}, so that it must stay frozen"
+            )
         super().thaw(slot)
+
+    def add_slot(self, name: str | None = None) -> int:
+        number = super().add_slot(name)
+        self._refresh_frozen()  # it has a part for every slot
+        return number
 
     def _refresh_frozen(self) -> None:
         self._reads = {reader: owners for reader, owners in self._reads.items() if owners}
@@ -281,67 +195,24 @@ class TaskLayer(SlotModule):
         self.frozen_index = self._derive_index(self.frozen_positions)
         self.frozen_values = torch.cat(parts)
 
-    # The views.
-
-    def _starting_bias(self, slot: int) -> Tensor:
-        if self.base_bias is not None:
-            return self.base_bias
-        num_outputs = self.weight_shape[0]
-        seed = 0 if self.base_seed is None else self.base_seed.seed
-        draws = SeededBase(seed, "uniform", self._fan_in() ** -0.5)
-        first = self.numel + slot * num_outputs
-        indices = torch.arange(first, first + num_outputs, device=self.positions.device)
-        return draws.at(indices, self.flat_values.dtype)
-
-    def _append_slot(self) -> None:
-        num_outputs = self.weight_shape[0]
-        segments = [formats.segment(self.positions, slot) for slot in range(self.num_slots)]
-        counts = [value.numel() for value in self.values]
-        empty = self.positions.new_zeros(0)
-        positions = formats.join([*segments, empty], [*counts, 0], num_outputs, self._num_columns())
-        self.positions = positions.to(self.flat_values.device)
-        self.index = self._derive_index(self.positions)
-        self.values.append(nn.Parameter(self.flat_values[:0]))
-        if self.bias is not None:
-            assert self.flat_bias is not None
-            row = self._starting_bias(self.num_slots).to(self.flat_bias.dtype)
-            self.flat_bias = torch.cat([self.flat_bias, row[None]])
-            self.bias.append(nn.Parameter(self.flat_bias[-1]))
-        if self._reads:
-            raise NotImplementedError("add_slot: not while slots read others")
-        self._tie()
-
-    def _tie(self) -> None:
-        """Point every Parameter at its part of the flat buffers, which hold the truth."""
-        starts = formats.value_starts(self.positions)
-        for slot, value in enumerate(self.values):
-            value.data = self.flat_values[starts[slot] : starts[slot + 1]]
-        if self.bias is not None:
-            assert self.flat_bias is not None
-            for row, parameter in zip(self.flat_bias, self.bias, strict=True):
-                parameter.data = row
-
-    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> TaskLayer:
-        device = self.positions.device
-        super()._apply(fn, recurse)
-        if self.positions.device != device:
-            self.index = self._derive_index(self.positions)
-        self._tie()
-        return self
-
     def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         _state.save(self, destination, prefix, keep_vars)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, local_metadata: dict[str, Any], strict: bool,
-                              missing_keys: list[str], unexpected_keys: list[str], error_msgs: list[str]) -> None:  # fmt: skip
-        _state.load(self, state_dict, prefix, missing_keys, error_msgs)
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Tensor],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        as_given = bool(local_metadata.get("assign_to_params_buffers", False))
+        _state.load(self, state_dict, prefix, as_given, missing_keys, error_msgs)
         known = {prefix + name for name in _state.NAMES}
         own = ("values.", "bias.")
         for key in state_dict:
             rest = key[len(prefix) :]
             if key.startswith(prefix) and key not in known and ("." not in rest or rest.startswith(own)):
                 unexpected_keys.append(key)
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)
-        self._tie()

@@ -30,15 +30,31 @@ class _TaskConv(TaskLayer):
     dims: ClassVar[int]
     dense_class: ClassVar[Any]
 
-    def __init__(self, in_channels: int, out_channels: int, kernel_size: int | Sequence[int],
-                 stride: int | Sequence[int] = 1, padding: int | str | Sequence[int] = 0, dilation: int | Sequence[int] = 1,
-                 groups: int = 1, bias: bool = True, padding_mode: str = "zeros", *, num_slots: int | Sequence[str],
-                 base: SeededBase | StoredBase | None = None, base_bias: Tensor | None = None, activation: str = "none",
-                 device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:  # fmt: skip
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int | Sequence[int],
+        stride: int | Sequence[int] = 1,
+        padding: int | str | Sequence[int] = 0,
+        dilation: int | Sequence[int] = 1,
+        groups: int = 1,
+        bias: bool = True,
+        padding_mode: str = "zeros",
+        *,
+        num_slots: int | Sequence[str],
+        base: SeededBase | StoredBase | None = None,
+        base_bias: Tensor | None = None,
+        activation: str = "none",
+        device: torch.device | str | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         if padding_mode not in _PADDING_MODES:
             raise ValueError(f"padding_mode must be one of {sorted(_PADDING_MODES)}, got {padding_mode!r}")
         if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(f"groups must divide in_channels {in_channels} and out_channels {out_channels}, got {groups}")
+            raise ValueError(
+                f"groups must divide in_channels {in_channels} and out_channels {out_channels}, got {groups}"
+            )
         self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
         self.kernel_size = _as_tuple("kernel_size", kernel_size, self.dims)
         self.stride = _as_tuple("stride", stride, self.dims)
@@ -58,7 +74,7 @@ class _TaskConv(TaskLayer):
                    device=conv.weight.device, dtype=conv.weight.dtype)  # fmt: skip
 
     def to_dense(self, slot: int | str) -> Any:
-        """The ``torch.nn`` convolution with the weights of ``slot``, zero where it owns nothing. The activation is left out."""
+        """The ``torch.nn`` convolution with the weights of ``slot``, zero where it owns nothing, without activation."""
         number = self.slot_index(slot)
         dense = self.dense_class(self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding,
                                  self.dilation, self.groups, self.bias is not None, self.padding_mode,
@@ -79,7 +95,8 @@ class _TaskConv(TaskLayer):
         return kernel, stride, ops.resolve_padding(padding, kernel, stride, dilation), dilation
 
     def forward(self, x: Tensor, slots: Tensor | int | str | None = None) -> Tensor:
-        """``x`` is ``[B, C, (H,) W]`` (or without ``B``, with one slot), ``slots`` an int, a name, int64 ``[]`` or ``[B]``.
+        """``x`` is ``[B, C, (H,) W]`` (or without ``B``, with one slot), ``slots`` an int, a name, int64 ``[]`` or
+        ``[B]``.
 
         Without ``slots`` those of the enclosing ``with active(slots):`` are used.
 
@@ -95,20 +112,23 @@ class _TaskConv(TaskLayer):
         if self.dims == 1:
             x = x.unsqueeze(2)
         if self.probe is not None or self.padding_mode != "zeros":
-            sides = (left, right, top, bottom) if self.dims == 2 or self.padding_mode == "zeros" else (left, right, 0, 0)
+            sides = (
+                (left, right, top, bottom) if self.dims == 2 or self.padding_mode == "zeros" else (left, right, 0, 0)
+            )
             x = F.pad(x, sides, _PADDING_MODES[self.padding_mode])
             top = bottom = left = right = 0
         if self.probe is not None:
             y = self._probed(x, slots, stride, dilation)
         else:
-            bias_params, bias_slots = self.trainable_bias()
-            y = ops.task_conv2d(x, self.packed(), slots, self.flat_bias, kernel_size=kernel, stride=stride,
+            bias, bias_params, bias_slots = self.packed_bias()
+            y = ops.task_conv2d(x, self.packed(), slots, bias, kernel_size=kernel, stride=stride,
                                 padding=(top, bottom, left, right), dilation=dilation, frozen=self.packed_frozen(),
                                 activation=self.activation, bias_params=bias_params, bias_slots=bias_slots)  # fmt: skip
         return y.squeeze(2) if self.dims == 1 else y
 
     def _probed(self, x: Tensor, slots: Tensor, stride: list[int], dilation: list[int]) -> Tensor:
         assert self.probe is not None
+        self._check_probe(x, slots)
         kernel = self.probe if self.dims == 2 else self.probe.unsqueeze(2)
         y = F.conv2d(x, kernel, None, stride, 0, dilation, self.groups)
         if self.flat_bias is not None:

@@ -24,7 +24,8 @@ class TaskLinear(TaskLayer):
         out_features: ``O``.
         bias: whether each slot has a bias.
         num_slots: how many slots, or their names. ``add_slot`` appends more.
-        base: starting values of claims; by default seeded (from torch's generator) with ``torch.nn.Linear``'s distribution.
+        base: starting values of claims; by default seeded (from torch's generator) with ``torch.nn.Linear``'s
+            distribution.
         activation: ``"none"`` or ``"relu"``, computed with the product.
         device, dtype: as in ``torch.nn.Linear``.
     """
@@ -45,11 +46,20 @@ class TaskLinear(TaskLayer):
         """A task layer whose base weights, and every slot's starting bias, are those of ``linear``."""
         weight = linear.weight
         bias = None if linear.bias is None else linear.bias
-        return cls(linear.in_features, linear.out_features, bias is not None, num_slots=num_slots, base=StoredBase(weight),
-                   base_bias=bias, activation=activation, device=weight.device, dtype=weight.dtype)  # fmt: skip
+        return cls(
+            linear.in_features,
+            linear.out_features,
+            bias is not None,
+            num_slots=num_slots,
+            base=StoredBase(weight),
+            base_bias=bias,
+            activation=activation,
+            device=weight.device,
+            dtype=weight.dtype,
+        )
 
     def to_dense(self, slot: int | str) -> nn.Linear:
-        """A ``torch.nn.Linear`` with the weights of ``slot``, zero where it owns nothing. The activation is left out."""
+        """A ``torch.nn.Linear`` with the weights of ``slot``, zero where it owns nothing, without activation."""
         number = self.slot_index(slot)
         dense = nn.Linear(self.in_features, self.out_features, self.bias is not None, device=self.flat_values.device,
                           dtype=self.flat_values.dtype)  # fmt: skip
@@ -70,16 +80,22 @@ class TaskLinear(TaskLayer):
             ``[B, ..., O]``.
         """
         slots = self.resolve_slots(slots, x)
+        if x.dim() == 1:
+            return self._product(x[None], slots)[0]
+        if self.batch_dim == 0 or slots.dim() == 0:
+            return self._product(x, slots)
+        return self._product(x.transpose(0, self.batch_dim), slots).transpose(0, self.batch_dim)
+
+    def _product(self, x: Tensor, slots: Tensor) -> Tensor:
         if self.probe is not None:
             return self._probed(x, slots)
-        if x.dim() == 1:
-            return self.forward(x[None], slots)[0]
-        bias_params, bias_slots = self.trainable_bias()
-        return ops.task_linear(x, self.packed(), slots, self.flat_bias, frozen=self.packed_frozen(), activation=self.activation,
+        bias, bias_params, bias_slots = self.packed_bias()
+        return ops.task_linear(x, self.packed(), slots, bias, frozen=self.packed_frozen(), activation=self.activation,
                                bias_params=bias_params, bias_slots=bias_slots)  # fmt: skip
 
     def _probed(self, x: Tensor, slots: Tensor) -> Tensor:
         assert self.probe is not None
+        self._check_probe(x, slots)
         y = F.linear(x, self.probe)
         if self.flat_bias is not None:
             row = self.flat_bias[slots]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from rsn2_kernels.formats import PackedWeight
 
@@ -24,6 +25,7 @@ def check_inputs(op: str, x: Tensor, weight: PackedWeight, slots: Tensor, bias: 
     for name, tensor in (("weight", values), ("slots", slots), ("bias", bias)):
         if tensor is not None and tensor.device != x.device:
             raise ValueError(f"{op}: {name} must be on x's device {x.device}, got {tensor.device}")
+    refuse_forward_mode(op, x, values, bias)
     num_slots, num_outputs, _ = weight.shape
     if bias is not None and (bias.shape != (num_slots, num_outputs) or bias.dtype != values.dtype):
         raise ValueError(
@@ -31,6 +33,14 @@ def check_inputs(op: str, x: Tensor, weight: PackedWeight, slots: Tensor, bias: 
         )
     if activation not in ACTIVATIONS:
         raise ValueError(f"{op}: activation must be one of {ACTIVATIONS}, got {activation!r}")
+
+
+def refuse_forward_mode(op: str, *tensors: Tensor | None) -> None:
+    """Forward-mode derivatives are refused: torch drops them in silence where no input requires a gradient."""
+    if forward_ad._current_level < 0:
+        return
+    if any(tensor is not None and forward_ad.unpack_dual(tensor).tangent is not None for tensor in tensors):
+        raise NotImplementedError(f"{op}: forward-mode derivatives are not implemented")
 
 
 def check_slots(op: str, slots: Tensor, num_rows: int) -> None:

@@ -1,0 +1,174 @@
+"""Layers of which every slot has a row of its own: an affine transformation, running statistics, a table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from rsn2_kernels.nn._gather import gather_rows
+from rsn2_kernels.nn._slots import SlotModule, SlotParameters, check_range, check_slot_state, is_host_known, taken_from
+from rsn2_kernels.ops._checks import check_slots
+
+
+class RowLayer(SlotModule):
+    """A layer whose slots have a row each of every kind of tensor: nothing is shared, so that nothing needs claiming.
+
+    The rows of one kind stand in one flat tensor ``[T, ...]``; those that train are viewed by Parameters, one per slot
+    (``layer.weight[t]``), which stay the same objects through ``.to``, ``load_state_dict`` and ``add_slot``. A new slot
+    starts from the base row, which is torch's starting value or, in a converted layer, the model's.
+
+    Args:
+        num_slots: how many, or their names.
+        trained: the base row of each kind that trains, or None where the layer has no such kind.
+        tracked: the same of each kind that is no Parameter.
+    """
+
+    def __init__(self, num_slots: int | Sequence[str], trained: dict[str, Tensor | None],
+                 tracked: dict[str, Tensor | None] | None = None) -> None:  # fmt: skip
+        super().__init__(num_slots)
+        tracked = tracked or {}
+        self._trained = tuple(kind for kind, row in trained.items() if row is not None)
+        self._tracked = tuple(kind for kind, row in tracked.items() if row is not None)
+        for kind, row in {**trained, **tracked}.items():
+            base = None if row is None else row.detach().clone()
+            rows = None if base is None else base.expand(self.num_slots, *base.shape).clone()
+            self.register_buffer(f"base_{kind}", base, persistent=False)
+            self.register_buffer(kind if kind in tracked else f"flat_{kind}", rows, persistent=False)
+            if kind in trained:
+                setattr(self, kind, None if rows is None else SlotParameters([nn.Parameter(part) for part in rows]))
+
+    def _flat_name(self, kind: str) -> str:
+        return f"flat_{kind}" if kind in self._trained else kind
+
+    def _flat(self, kind: str) -> Tensor:
+        return getattr(self, self._flat_name(kind))
+
+    def _start_from(self, dense: nn.Module) -> None:
+        """Make the tensors of ``dense`` the base, and what every slot has."""
+        for kind in (*self._trained, *self._tracked):
+            row = getattr(dense, kind).detach()
+            getattr(self, f"base_{kind}").copy_(row)
+            self._flat(kind).copy_(row.expand(self.num_slots, *row.shape))
+
+    def _into(self, dense: nn.Module, slot: int | str) -> Any:
+        """Give ``dense`` what ``slot`` has."""
+        number = self.slot_index(slot)
+        with torch.no_grad():
+            for kind in (*self._trained, *self._tracked):
+                getattr(dense, kind).copy_(self._flat(kind)[number])
+        return dense.train(self.training)
+
+    def parameters_of(self, slot: int | str) -> list[nn.Parameter]:
+        number = self.slot_index(slot)
+        return [getattr(self, kind)[number] for kind in self._trained]
+
+    def _rows(self, kind: str, slots: Tensor) -> Tensor | None:
+        """The rows of ``slots`` (``[]`` or ``[n]``), through which gradients reach the Parameters."""
+        if kind not in self._trained:
+            return None
+        parameters: SlotParameters = getattr(self, kind)
+        flat = self._flat(kind)
+        if parameters.were_replaced():
+            return torch.stack(parameters.checked(list(flat.unbind())))[slots]
+        trainable, wanted = parameters.trainable()
+        if slots.dim() == 0 and is_host_known(slots) and len(wanted) < 2:
+            slot = int(slots)
+            if wanted in ([], [slot]):  # the usual case: all slots but that one are frozen
+                return trainable[0] if wanted else flat[slot]
+        rows = gather_rows(flat.flatten(1), slots, trainable, wanted)
+        return rows.reshape(*slots.shape, *flat.shape[1:])
+
+    def _checked_slots(self, slots: Tensor | int | str | None, x: Tensor) -> Tensor:
+        """The slots of a call, in range where looking does not wait for a device."""
+        slots = self.resolve_slots(slots, x)
+        kind = type(self).__name__
+        check_slots(kind, slots, x.shape[self.batch_dim] if x.dim() > self.batch_dim else 0)
+        for name in (*self._trained, *self._tracked):
+            if self._flat(name).device != x.device:
+                raise ValueError(f"{kind}: x must be on the layer's device {self._flat(name).device}, got {x.device}")
+        if is_host_known(slots):
+            check_range(f"{kind}: slots", slots, self.num_slots)
+        return slots
+
+    def _append_slot(self) -> None:
+        for kind in (*self._trained, *self._tracked):
+            base: Tensor = getattr(self, f"base_{kind}")
+            setattr(self, self._flat_name(kind), torch.cat([self._flat(kind), base[None]]))
+        for kind in self._trained:
+            getattr(self, kind).append(nn.Parameter(self._flat(kind)[-1]))
+        self._tie()
+
+    def _tie(self) -> None:
+        """Point every Parameter at its row of the flat tensors, which hold the truth."""
+        for kind in self._trained:
+            getattr(self, kind).tie(list(self._flat(kind).unbind()))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> RowLayer:
+        super()._apply(fn, recurse)
+        self._tie()
+        return self
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self._tie()
+
+    # In a state_dict: one tensor of every kind, the base rows, and which slots are frozen.
+
+    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
+        state = {kind: self._flat(kind) for kind in (*self._trained, *self._tracked)}
+        state |= {f"base_{kind}": getattr(self, f"base_{kind}") for kind in (*self._trained, *self._tracked)}
+        state["frozen"] = self._frozen_flags()
+        if self.slot_map is not None:
+            state["slot_map"] = self.slot_map
+        for name, tensor in state.items():
+            destination[prefix + name] = tensor if keep_vars else tensor.detach()
+
+    def _load_from_state_dict(
+        self,
+        state_dict: dict[str, Tensor],
+        prefix: str,
+        local_metadata: dict[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        kinds = (*self._trained, *self._tracked)
+        names = {"frozen", *kinds, *(f"base_{kind}" for kind in kinds)}
+        given = {name: state_dict[prefix + name] for name in (*names, "slot_map") if prefix + name in state_dict}
+        for key in state_dict:
+            if key.startswith(prefix) and key[len(prefix) :] not in given:
+                unexpected_keys.append(key)
+        absent = sorted(names - set(given))
+        if absent:
+            missing_keys.extend(prefix + name for name in absent)
+            return
+        found = check_slot_state(self, given)
+        num_slots = given["frozen"].numel()
+        for kind in kinds:
+            row = list(getattr(self, f"base_{kind}").shape)
+            for name, shape in ((kind, [num_slots, *row]), (f"base_{kind}", row)):
+                if list(given[name].shape) != shape:
+                    found.append(f"{name} must be {shape}, got {list(given[name].shape)}")
+        if found:
+            error_msgs.extend(f"{prefix}: {problem}" for problem in found)
+            return
+        as_given = bool(local_metadata.get("assign_to_params_buffers", False))
+        self._resize(num_slots)
+        for kind in kinds:
+            for target, name in ((self._flat_name(kind), kind), (f"base_{kind}", f"base_{kind}")):
+                setattr(self, target, taken_from(given[name], getattr(self, target), as_given))
+        self._tie()
+        slot_map = given.get("slot_map")
+        if slot_map is not None:
+            slot_map = taken_from(slot_map, self._flat(kinds[0]) if kinds else slot_map, as_given)
+        self.slot_map = slot_map
+        self._set_frozen_flags(given["frozen"])
+
+    def _resize(self, num_slots: int) -> None:
+        for kind in self._trained:
+            getattr(self, kind).resize(num_slots, self._flat(kind))
+        self.num_slots = num_slots
