@@ -1,0 +1,61 @@
+"""How the demo words its figures, in the terminal and on the page alike."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rsn2.demo.tasks import STAGES, Task
+from rsn2.metrics import Timing
+
+
+def score_text(task: Task, score: float) -> str:
+    """Accuracy in percent; R² as a number."""
+    return f"{100 * score:.1f} %" if task.data.num_classes else f"{score:.3f}"
+
+
+def difference(task: Task, ours: float, alone: float) -> str:
+    """By how much the shared network is better (+) or worse (-), and in how many test rows where that can be counted."""
+    if not task.data.num_classes:
+        return f"{ours - alone:+.3f}"
+    num_rows = round((ours - alone) * len(task.data.test))
+    return f"{100 * (ours - alone):+.1f} points ({num_rows:+d} of {len(task.data.test)} rows)"
+
+
+def stage_names() -> list[str]:
+    """What was trained in each stage."""
+    return [f"{number}: {' + '.join(names)}" for number, names in enumerate(STAGES, start=1)]
+
+
+def kilobytes(num_bytes: int) -> str:
+    return f"{num_bytes / 1000:,.0f}"
+
+
+def milliseconds(timing: Timing) -> str:
+    return f"{timing.median_ms():.2f} ({timing.quantile_ms(0.2):.2f} to {timing.quantile_ms(0.8):.2f})"
+
+
+def shortcomings(result: Any) -> list[str]:
+    """Where the shared network is worse than dedicated ones, in sentences."""
+    found = []
+    for name, task in result.tasks.items():
+        ours, alone = result.final[name].score, result.dedicated[name].score
+        if ours < alone:
+            found.append(f"{name}: {task.metric} {score_text(task, ours)} instead of {score_text(task, alone)} "
+                         f"in a dedicated network, {difference(task, ours, alone)}.")  # fmt: skip
+    for speed in result.speeds:
+        if speed.ratio < 1:
+            found.append(f"With {speed.rows_per_task} rows of each task a mixed batch takes {1 / speed.ratio:.2f} times as long "
+                         f"as the four dedicated networks.")  # fmt: skip
+        if not speed.is_identical:
+            found.append(f"With {speed.rows_per_task} rows of each task a mixed batch gives the same outputs as the tasks one by "
+                         f"one only up to rounding: the compiled kernels, which make them bit-identical, are not used here.")  # fmt: skip
+    if result.sizes.ours_stored >= result.sizes.dedicated:
+        found.append("The shared network needs no fewer bytes than the dedicated ones.")
+    found.append(
+        f"The kernels derive an index from the positions of the weights: {kilobytes(result.sizes.ours['index'])} kB more in "
+        f"memory while the network is used, nothing in its file."
+    )
+    found.append("Tasks do not help each other: nothing that one has learned is read by another.")
+    found.append(f"This is one run with one seed, and the test parts are small ({', '.join(f'{len(t.data.test)}' for t in result.tasks.values())} "
+                 f"rows): differences of a few rows are chance.")  # fmt: skip
+    return found

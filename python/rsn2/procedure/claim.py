@@ -1,0 +1,252 @@
+"""Algorithm 1, lines 2-6: which weights a task gets."""
+
+from __future__ import annotations
+
+import hashlib
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from rsn2.network import MultitaskNetwork
+from rsn2.procedure.plan import Keep, Plan, Target, check_capacity, make_plan
+from rsn2.procedure.score import SCORES, Batches, LossFunction, Scored, ScoreFunction, gradients, largest
+from rsn2_kernels.formats import CapacityError, SeededBase
+from rsn2_kernels.formats.base import random_words
+from rsn2_kernels.nn import TaskLayer
+
+_MODES, _SCOPES, _STARTS = ("sequential", "preallocate"), ("tensor", "global"), ("base", "rescaled", "per_task")
+_PIECE = 1 << 16
+
+
+def equal_share(num_tasks: int) -> Fraction:
+    """The exact share of the weights that each of ``num_tasks`` tasks can keep, so that all of them have room."""
+    if isinstance(num_tasks, bool) or not isinstance(num_tasks, int) or num_tasks < 1:
+        raise ValueError(f"equal_share: num_tasks must be an int of at least 1, got {num_tasks!r}")
+    return Fraction(1, num_tasks)
+
+
+@dataclass(frozen=True)
+class ClaimReport:
+    """What a claim did.
+
+    Attributes:
+        claimed: ``{task: {layer: weights}}``, the weights that each task got. A slot that several tasks share is
+            reported with the first of them.
+        free: ``{layer: weights}``, what is left in these layers.
+    """
+
+    claimed: dict[str, dict[str, int]]
+    free: dict[str, int]
+
+
+def claim(net: MultitaskNetwork, tasks: str | Sequence[str], batches: Batches | Mapping[str, Batches],
+          loss_fn: LossFunction | Mapping[str, LossFunction], keep: Keep, *, mode: str = "sequential",
+          score: str | ScoreFunction = "gradient", scope: str = "tensor", start: str = "base", seed: int = 0,
+          optimizer: Optimizer | None = None) -> ClaimReport:  # fmt: skip
+    """Give each task the weights that matter most to it (Algorithm 1, lines 2-6).
+
+    For one task after another: the weights that other tasks own are deactivated, the free ones stand in with their base
+    values, the gradient of the loss over ``batches`` is taken, and in every layer the ``k`` free weights with the
+    largest score become the task's. ``k`` is the floor of ``keep`` times ALL weights of the layer; ties go to the lower
+    index. A slot that several of the tasks share is scored by the sum over them. One that owns weights already, since a
+    task that it is shared with claimed before, is left as it is.
+
+    Args:
+        net: the network.
+        tasks: a name, or several, in the order in which they choose.
+        batches: ``(x, y)`` pairs, a subset of the task's training data; by task when there are several tasks.
+        loss_fn: ``loss_fn(outputs, y)``, the mean over the rows; one for all tasks or by task.
+        keep: the share of each tensor's weights that a task gets, in (0, 1]: a number (``equal_share(n)`` is exact), a
+            dict by task, a dict by pattern of layer names (``fnmatch``; the first that matches counts; also inside a
+            dict by task), or ``keep(task, layer_name, layer)``.
+        mode: ``"sequential"``, the paper's loop; ``"preallocate"`` scores every task with all weights active, as if it
+            were the first. What is claimed is disjoint either way.
+        score: ``"gradient"`` (the paper), ``"magnitude"``, ``"gradient_x_weight"``, ``"random"``, or a function of
+            :class:`~rsn2.procedure.score.Scored`.
+        scope: ``"tensor"``, ``k`` weights in every layer (the paper); ``"global"``, as many in all layers together,
+            wherever the scores are largest.
+        start: the values that training begins with: ``"base"``, the layer's initial ones (Fig. 2 of the paper);
+            ``"rescaled"``, those times ``sqrt(numel / k)``, which makes up for the inputs that each output lost;
+            ``"per_task"``, drawn anew for each task from the same distribution.
+        seed: for ``score="random"`` and ``start="per_task"``.
+        optimizer: a live optimizer that keeps state of the slots' values.
+
+    Raises:
+        CapacityError: fewer than ``k`` weights of a layer are free.
+        ValueError: an argument does not fit, a task owns weights already or is finished, there is no batch, or a loss
+            or score is not finite.
+        KeyError: an unknown task. Nothing is changed in any of these cases.
+
+    Warns:
+        UserWarning: all scores of a layer are zero, so that the choice says nothing.
+    """
+    names = [tasks] if isinstance(tasks, str) else list(tasks)
+    _check_arguments(net, names, mode, score, scope, start)
+    names = [net.tasks[net.task_number(name)] for name in names]
+    data = by_task("claim", "batches", batches, names)
+    losses = by_task("claim", "loss_fn", loss_fn, names, shared=True)
+    plan = make_plan(net, names, keep)
+    if scope == "tensor":
+        check_capacity(plan)
+    function = SCORES[score] if isinstance(score, str) else score
+    needs_gradient = score not in ("magnitude", "random")
+    for name in names:
+        scores = _scores(net, name, data, losses, plan, function, needs_gradient, mode, seed)
+        _choose(plan, scores, scope)
+    _commit(plan, start, seed, optimizer)
+    report = ClaimReport(
+        {name: {} for name in names}, {plan.names[x]: int(free.sum()) for x, free in plan.free.items()}
+    )
+    for (layer, slot), indices in plan.chosen.items():
+        report.claimed[plan.users[layer, slot][0]][plan.names[layer]] = len(indices)
+    return report
+
+
+def _check_arguments(
+    net: MultitaskNetwork, tasks: Sequence[str], mode: str, score: Any, scope: str, start: str
+) -> None:
+    if net.closed:
+        raise RuntimeError(f"claim: the network gives no more weights away: {net.closed}")
+    if not tasks or len(set(tasks)) != len(tasks):
+        raise ValueError(f"claim: tasks must be a name or different names, got {list(tasks)}")
+    for name, value, known in (("mode", mode, _MODES), ("scope", scope, _SCOPES), ("start", start, _STARTS)):
+        if value not in known:
+            raise ValueError(f"claim: {name} must be one of {', '.join(known)}, got {value!r}")
+    if not callable(score) and score not in SCORES:
+        raise ValueError(f"claim: score must be a function or one of {', '.join(SCORES)}, got {score!r}")
+
+
+def by_task(what: str, argument: str, given: Any, tasks: Sequence[str], shared: bool = False) -> dict[str, Any]:
+    """An argument that is given by task, or, for one task or where ``shared``, once."""
+    if isinstance(given, Mapping):
+        if set(given) != set(tasks):
+            raise ValueError(f"{what}: {argument} must have the keys {list(tasks)}, got {list(given)}")
+        return {task: given[task] for task in tasks}
+    if len(tasks) > 1 and not shared:
+        raise ValueError(f"{what}: with several tasks {argument} must be a dict by task, got {type(given).__name__}")
+    return dict.fromkeys(tasks, given)
+
+
+def _seed_of(*parts: object) -> int:
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
+
+
+def _scores(net: MultitaskNetwork, task: str, data: Mapping[str, Batches], losses: Mapping[str, LossFunction],
+            plan: Plan, function: ScoreFunction, needs_gradient: bool, mode: str,
+            seed: int) -> dict[Target, Tensor]:  # fmt: skip
+    """Scores of the slots that this task is the first to choose for, ``[numel]`` each."""
+    targets = [t for t in net.task_layers(task).values() if t in plan.num_kept and t not in plan.chosen]
+    weights: dict[Target, Tensor] = {}
+    sums: dict[Target, Tensor] = {}
+    for user in dict.fromkeys(user for target in targets for user in plan.users[target]) if targets else ():
+        own = {name: target for name, target in net.task_layers(user).items() if target in plan.num_kept}
+        probes = {name: _active_weight(plan, target, mode) for name, target in own.items()}
+        found = gradients(net, user, data[user], losses[user], probes) if needs_gradient else {}
+        for name, target in own.items():
+            if target in targets and user in plan.users[target]:
+                weights[target] = probes[name]
+                gradient = found.get(name, probes[name].new_zeros(()).expand_as(probes[name]))
+                sums[target] = sums[target] + gradient if target in sums else gradient
+    generator = torch.Generator().manual_seed(_seed_of(seed, task, "score"))
+    scores = {}
+    for target in targets:
+        layer, name = target[0], plan.names[target[0]]
+        result = function(Scored(name, weights[target], sums[target], generator)).detach()
+        if tuple(result.shape) != layer.weight_shape or not result.is_floating_point():
+            raise ValueError(
+                f"claim: scores of layer {name} must be float {list(layer.weight_shape)}, "
+                f"got {result.dtype} {list(result.shape)}"
+            )
+        scores[target] = result.reshape(-1)
+        _check_scores(scores[target], plan.free[layer], f"layer {name} for task {task!r}")
+    return scores
+
+
+def _base_weight(layer: TaskLayer) -> Tensor:
+    """``[numel]``. In pieces, which stay in the cache: the numbers are computed in many steps."""
+    indices = torch.arange(layer.numel, device=layer.positions.device)
+    return torch.cat([layer.base.at(piece, layer.flat_values.dtype) for piece in indices.split(_PIECE)])
+
+
+def _active_weight(plan: Plan, target: Target, mode: str) -> Tensor:
+    """The base weights, zero where another task's weights are: Algorithm 1, lines 2 and 3."""
+    layer, _ = target
+    weight = _base_weight(layer)
+    if mode == "sequential":
+        active = plan.free[layer].clone()
+        if target in plan.chosen:
+            active[plan.chosen[target]] = True
+        weight = weight * active
+    return weight.reshape(layer.weight_shape)
+
+
+def _check_scores(scores: Tensor, free: Tensor, where: str) -> None:
+    if not bool(scores.isfinite().all()):
+        bad = int((~scores.isfinite()).sum())
+        raise ValueError(f"claim: scores must be finite, but {bad} of {len(scores)} are not in {where}")
+    if not bool((scores[free] != 0).any()):
+        warnings.warn(f"claim: all scores are zero in {where}; the weights taken are simply the first", stacklevel=4)
+
+
+def _choose(plan: Plan, scores: Mapping[Target, Tensor], scope: str) -> None:
+    if scope == "tensor":
+        for target, values in scores.items():
+            plan.chosen[target] = largest(values, plan.num_kept[target], plan.free[target[0]])
+    elif scores:
+        wanted = sum(plan.num_kept[target] for target in scores)
+        allowed = torch.cat([plan.free[layer] for layer, _ in scores])
+        if wanted > int(allowed.sum()):
+            names = ", ".join(plan.names[layer] for layer, _ in scores)
+            raise CapacityError(
+                f"claim: {wanted} weights are wanted, but {int(allowed.sum())} are left in layers {names}"
+            )
+        places = largest(torch.cat(list(scores.values())), wanted, allowed)
+        first = 0
+        for target, values in scores.items():
+            inside = places[(places >= first) & (places < first + len(values))] - first
+            if len(inside) == 0:
+                raise ValueError(
+                    f"claim: scope 'global' leaves nothing to layer {plan.names[target[0]]}; keep more, or use 'tensor'"
+                )
+            plan.chosen[target] = inside
+            first += len(values)
+    for target in scores:
+        plan.free[target[0]][plan.chosen[target]] = False
+
+
+def _commit(plan: Plan, start: str, seed: int, optimizer: Optimizer | None) -> None:
+    """Claim what was chosen, in all layers or in none."""
+    done: list[Target] = []
+    try:
+        for (layer, slot), indices in plan.chosen.items():
+            mask = torch.zeros(layer.numel, dtype=torch.bool, device=indices.device)
+            mask[indices] = True
+            gain = (layer.numel / len(indices)) ** 0.5 if start == "rescaled" else 1.0
+            values = None
+            if start == "per_task":
+                own_seed = _seed_of(seed, plan.users[layer, slot][0], plan.names[layer])
+                values = torch.zeros(layer.numel, dtype=layer.flat_values.dtype, device=indices.device)
+                values[indices] = _drawn(layer, indices, own_seed)
+                values = values.reshape(layer.weight_shape)
+            mask = mask.reshape(layer.weight_shape)
+            layer.claim(slot, mask, values=values, gain=gain, optimizer=optimizer)
+            done.append((layer, slot))
+    except BaseException:
+        for layer, slot in done:
+            layer.release(slot, optimizer=optimizer)
+        raise
+
+
+def _drawn(layer: TaskLayer, indices: Tensor, seed: int) -> Tensor:
+    """Starting values drawn anew: from the base's own distribution, or, where that is a given weight, out of its
+    values.
+    """
+    if isinstance(layer.base, SeededBase):
+        return layer.base._replace(seed=seed).at(indices, layer.flat_values.dtype)
+    return layer.base.at(random_words(seed, indices) % layer.numel, layer.flat_values.dtype)

@@ -1,0 +1,258 @@
+"""One training run: its settings, its state, and its loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from rsn2.network import MultitaskNetwork
+from rsn2.procedure.history import EarlyStopping, History, Patience
+from rsn2.procedure.loaders import Cycle, check_loader, move, pair
+from rsn2.procedure.progress import Silent, shown
+from rsn2.procedure.resume import Checkpoint
+from rsn2.procedure.score import check_loss
+from rsn2_kernels.nn import TaskLayer
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What does not change while a run lasts. Everything given by task is a dict with the same tasks."""
+
+    train: dict[str, Any]
+    validation: dict[str, Any]
+    loss_fn: dict[str, Any]
+    metrics: dict[str, Mapping[str, Any]]
+    max_epochs: int
+    early_stopping: EarlyStopping | None
+    checkpoint_every: int | None
+    seed: int
+
+    def fingerprint(self) -> dict[str, Any]:
+        """What must be the same for a run to go on from a state."""
+        return {
+            "tasks": list(self.train),
+            "batches": [len(loader) for loader in self.train.values()],
+            "max_epochs": self.max_epochs,
+            "early_stopping": None if self.early_stopping is None else asdict(self.early_stopping),
+            "seed": self.seed,
+        }
+
+
+class Run:
+    """Trains the tasks of a network together until they are done; see :func:`rsn2.fit`."""
+
+    def __init__(self, net: MultitaskNetwork, settings: Settings, optimizer: Optimizer) -> None:
+        self.net, self.settings, self.optimizer = net, settings, optimizer
+        self.tasks = list(settings.train)
+        self.params = list(dict.fromkeys(p for task in self.tasks for p in net.parameters_of(task)))
+        self.device = self.params[0].device
+        self.cycles = {task: Cycle(task, loader) for task, loader in settings.train.items()}
+        self.num_steps = max(check_loader("fit", "train", task, loader) for task, loader in settings.train.items())
+        self.history, self.patience = History(), Patience()
+        self.best: list[Tensor] = []
+        self.is_complete = settings.max_epochs == 0
+        self._begin_epoch(1)
+
+    def _begin_epoch(self, epoch: int) -> None:
+        self.epoch, self.step, self.seconds = epoch, 0, 0.0
+        self.loss_sums, self.num_rows = dict.fromkeys(self.tasks, 0.0), dict.fromkeys(self.tasks, 0)
+
+    # The loop.
+
+    def train(self, keeper: Checkpoint | None, progress: bool) -> History:
+        """Run to the end, from the state that the keeper has, if any."""
+        was_training = self.net.training
+        devices = range(torch.cuda.device_count())
+        with torch.random.fork_rng(devices), _others_at_rest(self.net, self.params), shown(progress) as display:
+            torch.manual_seed(self.settings.seed)
+            state = None if keeper is None else keeper.load()
+            if state is not None:
+                assert keeper is not None
+                self.load_state_dict(state, str(keeper.path))
+            while not self.is_complete:
+                self._train_epoch(keeper, display)
+                if keeper is not None:
+                    keeper.save(self.state_dict())
+        self.net.train(was_training)
+        return self.history
+
+    def _train_epoch(self, keeper: Checkpoint | None, display: Silent) -> None:
+        started = time.perf_counter() - self.seconds
+        self.net.train()
+        display.begin(self.epoch, self.settings.max_epochs, self.num_steps, self.step)
+        every = self.settings.checkpoint_every
+        while self.step < self.num_steps:
+            self._train_step()
+            self.step += 1
+            display.step()
+            if keeper is not None and every is not None and self.step % every == 0 and self.step < self.num_steps:
+                self.seconds = time.perf_counter() - started
+                keeper.save(self.state_dict())
+        val_loss, val_metrics = self._validate()
+        loss = {task: self.loss_sums[task] / self.num_rows[task] for task in self.tasks}
+        seconds = time.perf_counter() - started
+        record = {
+            "epoch": self.epoch,
+            "loss": loss,
+            "val_loss": val_loss,
+            "val_metrics": val_metrics,
+            "seconds": seconds,
+        }
+        self.history.epochs.append(record)
+        display.end(record)
+        self._judge(val_loss)
+        self._begin_epoch(self.epoch + 1)
+
+    def _train_step(self) -> None:
+        batches = {task: cycle.next() for task, cycle in self.cycles.items()}
+        inputs = {task: move(x, self.device) for task, (x, _) in batches.items()}
+        targets = {task: move(y, self.device) for task, (_, y) in batches.items()}
+        first: dict[str, float] = {}
+
+        def closure() -> Tensor:
+            self.optimizer.zero_grad()
+            outputs = self.net(inputs)
+            losses = [self._loss(task, outputs[task], targets[task], self.step) for task in self.tasks]
+            total = torch.stack(losses).sum() if len(losses) > 1 else losses[0]
+            total.backward()
+            if not first:
+                first.update(zip(self.tasks, torch.stack(losses).tolist(), strict=True))
+            return total
+
+        self.optimizer.step(closure)  # type: ignore[arg-type]
+        for task, y in targets.items():
+            self.loss_sums[task] += first[task] * len(y)
+            self.num_rows[task] += len(y)
+
+    def _loss(self, task: str, output: Any, y: Any, batch: int) -> Tensor:
+        loss_fn = self.settings.loss_fn[task]
+        where = f"task {task!r}, epoch {self.epoch}, batch {batch}"
+        _check_labels(output, y, getattr(loss_fn, "ignore_index", -100), where)
+        loss = loss_fn(output, y)
+        check_loss("fit", loss, where)
+        return loss.reshape(())
+
+    @torch.no_grad()
+    def _validate(self) -> tuple[dict[str, float], dict[str, dict[str, float]]]:
+        self.net.eval()
+        losses, metrics = {}, {}
+        for task, loader in self.settings.validation.items():
+            total, num_rows = 0.0, 0
+            outputs, targets = [], []
+            for number, batch in enumerate(loader):
+                x, y = pair(task, batch)
+                y = move(y, self.device)
+                output = self.net(move(x, self.device), task=task)
+                total += self._loss(task, output, y, number).item() * len(y)
+                num_rows += len(y)
+                if self.settings.metrics[task]:
+                    outputs.append(output)
+                    targets.append(y)
+            if num_rows == 0:
+                raise ValueError(f"fit: validation of task {task!r} is empty")
+            losses[task] = total / num_rows
+            functions = self.settings.metrics[task]
+            metrics[task] = {name: float(fn(torch.cat(outputs), torch.cat(targets))) for name, fn in functions.items()}
+        return losses, metrics
+
+    def _judge(self, val_loss: dict[str, float]) -> None:
+        """Early stopping: remember the best epoch, and end the run when it is time."""
+        stopping = self.settings.early_stopping
+        if stopping is None or self.patience.is_better(sum(val_loss.values()), stopping):
+            self.history.best_epoch = self.epoch
+            if stopping is not None and stopping.restore_best:
+                self.best = [tensor.detach().clone() for tensor in self._trained()]
+        self.history.stopped_early = stopping is not None and self.patience.waited >= stopping.patience
+        self.is_complete = self.history.stopped_early or self.epoch == self.settings.max_epochs
+        if self.is_complete and self.best:
+            with torch.no_grad():
+                for tensor, value in zip(self._trained(), self.best, strict=True):
+                    tensor.copy_(value)
+
+    def _trained(self) -> list[Tensor]:
+        """All that training changes: the tasks' Parameters, and running statistics."""
+        buffers = [b for m in self.net.modules() if not isinstance(m, TaskLayer) for b in m.buffers(recurse=False)]
+        return [*self.params, *buffers]
+
+    # The state.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything that a run needs to go on with the same bits."""
+        return {
+            "fingerprint": self.settings.fingerprint(),
+            "net": self.net.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "loaders": {task: cycle.state_dict() for task, cycle in self.cycles.items()},
+            "rng": torch.get_rng_state(),
+            "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+            "history": asdict(self.history),
+            "patience": asdict(self.patience),
+            "best": self.best,
+            "epoch": self.epoch,
+            "step": self.step,
+            "seconds": self.seconds,
+            "loss_sums": self.loss_sums,
+            "num_rows": self.num_rows,
+            "is_complete": self.is_complete,
+        }
+
+    def load_state_dict(self, state: dict[str, Any], path: str) -> None:
+        """Go on from a state, which ``path`` held."""
+        own = self.settings.fingerprint()
+        differing = [key for key in own if state["fingerprint"].get(key) != own[key]]
+        if differing:
+            detail = ", ".join(f"{key} {state['fingerprint'].get(key)} instead of {own[key]}" for key in differing)
+            raise ValueError(f"checkpoint: {path} belongs to another run: {detail}")
+        try:
+            self.net.load_state_dict(state["net"])
+        except RuntimeError as error:
+            raise ValueError(f"checkpoint: {path} belongs to another network: {error}") from error
+        self.optimizer.load_state_dict(state["optimizer"])
+        for task, cycle in self.cycles.items():
+            cycle.load_state_dict(state["loaders"][task])
+        torch.set_rng_state(state["rng"])
+        if state["cuda_rng"]:
+            torch.cuda.set_rng_state_all(state["cuda_rng"])
+        self.history, self.patience = History(**state["history"]), Patience(**state["patience"])
+        self.best = [tensor.to(self.device) for tensor in state["best"]]
+        self.epoch, self.step, self.seconds = state["epoch"], state["step"], state["seconds"]
+        self.loss_sums, self.num_rows, self.is_complete = state["loss_sums"], state["num_rows"], state["is_complete"]
+
+
+@contextmanager
+def _others_at_rest(net: nn.Module, params: list[nn.Parameter]) -> Iterator[None]:
+    """Nothing but ``params`` wants a gradient. What else could train would get zero gradients, and shrink by weight
+    decay.
+    """
+    trained = set(params)
+    others = [p for p in net.parameters() if p.requires_grad and p not in trained]
+    for parameter in others:
+        parameter.requires_grad_(False)
+        parameter.grad = None
+    try:
+        yield
+    finally:
+        for parameter in others:
+            parameter.requires_grad_(True)
+
+
+def _check_labels(output: Any, y: Any, ignored: int, where: str) -> None:
+    """Class numbers must lie inside of the head; torch would only say that some target is out of bounds."""
+    if not isinstance(output, Tensor) or not isinstance(y, Tensor) or len(y) == 0:
+        return
+    if y.dtype != torch.int64 or output.dim() < 2 or y.shape != output.shape[:1] + output.shape[2:]:
+        return
+    labels = y[y != ignored]
+    wrong = labels[(labels < 0) | (labels >= output.shape[1])]
+    if len(wrong):
+        raise ValueError(
+            f"fit: labels must be in 0..{output.shape[1] - 1}, since the head has {output.shape[1]} outputs, "
+            f"got {int(wrong[0])} ({where})"
+        )

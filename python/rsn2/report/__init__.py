@@ -1,0 +1,1 @@
+"""Tables and pictures: Markdown, and HTML pages that need nothing but themselves."""
