@@ -37,7 +37,7 @@ LAYERS = {
         ["data"],
         ["models"],
         ["metrics"],
-        ["routing", "network", "architecture", "checkpoint"],
+        ["adding", "routing", "network", "architecture", "checkpoint"],
         ["procedure"],
         ["methods"],
         ["experiments"],

@@ -101,7 +101,8 @@ def load(path: str | PathLike[str], tasks: Sequence[str] | None = None, *,
     Raises:
         FileNotFoundError: there is no such file.
         ValueError: the file is damaged or something else, or what is passed does not fit; a part that must be passed is
-        not. KeyError: an unknown task; the message lists those there are.
+            not.
+        KeyError: an unknown task; the message lists those there are.
     """
     path = Path(path)
     if isinstance(tasks, str) or (tasks is not None and not tasks):

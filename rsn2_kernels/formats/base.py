@@ -25,6 +25,10 @@ from torch import Tensor
 INITIALIZERS = ("uniform", "normal")
 
 
+_PIECE = 32_768
+"""Values computed at once: the many steps of a piece stay in the cache, and torch starts no threads for them."""
+
+
 def _signed(number: int) -> int:
     return number - (1 << 64) if number >= 1 << 63 else number
 
@@ -61,6 +65,10 @@ class SeededBase(NamedTuple):
 
     def at(self, indices: Tensor, dtype: torch.dtype) -> Tensor:
         """Values at flattened positions ``indices`` (int64, any shape)."""
+        pieces = [self._draw(piece, dtype) for piece in indices.reshape(-1).split(_PIECE)]
+        return torch.cat(pieces).reshape(indices.shape)
+
+    def _draw(self, indices: Tensor, dtype: torch.dtype) -> Tensor:
         words = random_words(self.seed, indices)
         u = _shift_right(words, 40).to(torch.float64) / (1 << 24)
         if self.initializer == "uniform":

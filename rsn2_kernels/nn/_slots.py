@@ -17,6 +17,7 @@ class SlotParameters(nn.ParameterList):
     def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
         super().__init__(parameters)
         self._own = tuple(self._parameters.values())
+        self._addresses = [parameter.data_ptr() for parameter in self]
 
     def tie(self, parts: Sequence[Tensor]) -> None:
         """Let the Parameters view ``parts``, one per slot."""
@@ -24,14 +25,26 @@ class SlotParameters(nn.ParameterList):
             assert parameter is not None
             parameter.data = part
         self._own = tuple(self._parameters.values())
+        self._addresses = [part.data_ptr() for part in parts]
 
     def trainable(self) -> tuple[list[Tensor], list[int]]:
-        """The Parameters that want a gradient now, and their slots."""
-        if not torch.is_grad_enabled():
-            return [], []
+        """The Parameters that want a gradient now, and their slots.
+
+        Raises:
+            RuntimeError: one of those that may train has been given other memory (``parameter.data = ...``, as
+                ``torch.nn.utils.vector_to_parameters`` does), so that the layer would not see it.
+        """
         slots = [slot for slot, row in enumerate(self._parameters.values()) if row is not None and row.requires_grad]
         own = list(self._parameters.values())
-        return [row for row in (own[slot] for slot in slots) if row is not None], slots
+        trainable = [row for row in (own[slot] for slot in slots) if row is not None]
+        if not torch.compiler.is_compiling():
+            for slot, row in zip(slots, trainable, strict=True):
+                if row.data_ptr() != self._addresses[slot]:
+                    raise RuntimeError(
+                        f"the Parameter of slot {slot} does not view the layer's memory any more, since its .data was "
+                        "replaced; copy into it instead (parameter.copy_ under torch.no_grad)"
+                    )
+        return (trainable, slots) if torch.is_grad_enabled() else ([], [])
 
     def were_replaced(self) -> bool:
         """Whether others stand in for the Parameters, as within ``torch.func.functional_call``.

@@ -89,80 +89,6 @@ def test_several_tasks_on_one_input(net: rsn2.MultitaskNetwork) -> None:
         torch.testing.assert_close(y, net(x, task=task), rtol=0, atol=0)
 
 
-class CountsRows(nn.Module):
-    """Passes its input on and remembers how many rows came."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: list[int] = []
-
-    def forward(self, x: Tensor) -> Tensor:
-        self.rows.append(len(x))
-        return x
-
-
-def faces(seen: tuple[CountsRows, CountsRows], wrap: Callable[[nn.Module], nn.Module]) -> rsn2.MultitaskNetwork:
-    """The shape of Experiment 8: three tasks share the convolution's slot, all have linear slots of their own."""
-    torch.manual_seed(1)
-    features = nn.Sequential(nn.Conv2d(2, 4, 3), nn.ReLU(), seen[0])
-    classifier = nn.Sequential(nn.Flatten(), nn.Linear(16, 10), seen[1])
-    trunk = nn.Sequential()
-    trunk.add_module("features", features)
-    trunk.add_module("classifier", classifier)
-    network = rsn2.MultitaskNetwork(wrap(trunk))
-    network.add_task("age", head=nn.Linear(10, 4))
-    for task in ("gender", "race"):
-        network.add_task(task, head=nn.Linear(10, 2), share={"*features.*": "age"})
-    network.add_task("objects", head=nn.Linear(10, 5))
-    for task in network.tasks:
-        own_everything(network, task)
-    return network.eval()
-
-
-class Whole(nn.Module):
-    def __init__(self, inner: nn.Module) -> None:
-        super().__init__()
-        self.inner = inner
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.inner(x)
-
-
-@pytest.mark.parametrize("wrap", [lambda trunk: trunk, Whole], ids=["sequential", "opaque"])
-def test_what_tasks_have_in_common_is_computed_once(wrap: Callable[[nn.Module], nn.Module]) -> None:
-    seen = CountsRows(), CountsRows()
-    net = faces(seen, wrap)
-    x = images(3)
-    alone = {task: net(x, task=task) for task in net.tasks}
-    for counter in seen:
-        counter.rows.clear()
-    outputs = net(x, task=["age", "gender", "objects", "race"])
-    for task, y in outputs.items():
-        torch.testing.assert_close(y, alone[task], rtol=0, atol=0)
-    assert seen[1].rows == [12]
-    assert seen[0].rows == ([6] if wrap is not Whole else [12])
-
-
-def test_tasks_with_all_slots_in_common_share_the_whole_pass() -> None:
-    counter = CountsRows()
-    net = rsn2.MultitaskNetwork(Whole(nn.Sequential(nn.Linear(4, 6), counter)))
-    net.add_task("a", head=nn.Linear(6, 2))
-    net.add_task("twin", head=nn.Linear(6, 3), share={"*": "a"})
-    own_everything(net, "a")
-    x = torch.randn(5, 4)
-    outputs = net({"a": x, "twin": x})
-    assert counter.rows == [5]
-    torch.testing.assert_close(outputs["twin"], net(x, task="twin"), rtol=0, atol=0)
-
-
-def test_sharing_maps_tasks_to_slots() -> None:
-    net = faces((CountsRows(), CountsRows()), lambda trunk: trunk)
-    assert [net.slot_of(task, "features.0") for task in net.tasks] == [0, 0, 0, 1]
-    assert [net.slot_of(task, "classifier.1") for task in net.tasks] == [0, 1, 2, 3]
-    assert net.owned_weights()["features.0"] == {"age": 18, "gender": 18, "race": 18, "objects": 18}
-    assert int(net.trunk_layers()["features.0"].free().sum()) == 72 - 2 * 18
-
-
 def test_a_compiled_trunk_serves_all_tasks_with_one_compilation(net: rsn2.MultitaskNetwork) -> None:
     x = images(6)
     expected = {task: net(x, task=task) for task in ("a", "b")}
@@ -232,21 +158,6 @@ def test_freeze_and_thaw(net: rsn2.MultitaskNetwork) -> None:
     net.thaw("b")
     assert net.heads[1].training and not net.heads[1][0].weight.requires_grad
     assert all(p.requires_grad for p in net.parameters_of("b") if p is not net.heads[1][0].weight)
-
-
-def test_a_slot_of_a_finished_task_is_frozen_for_all_who_share_it() -> None:
-    net = faces((CountsRows(), CountsRows()), lambda trunk: trunk)
-    conv = net.trunk_layers()["features.0"]
-    shared = conv.parameters_of(0)
-    assert all(any(p is q for q in net.parameters_of("gender")) for p in shared)
-    net.freeze("age")
-    assert not any(p.requires_grad for p in shared)
-    assert not any(p is q for q in net.parameters_of("gender") for p in shared)
-    net.freeze("race")
-    net.thaw("age")
-    assert not any(p.requires_grad for p in shared), "race is finished and uses this slot"
-    net.thaw("race")
-    assert all(p.requires_grad for p in shared)
 
 
 def test_pruned_stems_and_heads_become_task_layers() -> None:
@@ -350,20 +261,6 @@ def test_trunks_that_cannot_be_shared() -> None:
     net.add_task("a")
     with pytest.raises(ValueError, match="must give a tensor of 3 rows, as it got, but gave"):
         net(torch.randn(3, 2), task="a")
-
-
-def test_gradients_of_what_is_computed_once_are_summed_over_the_tasks() -> None:
-    net = faces((CountsRows(), CountsRows()), lambda trunk: trunk)
-    x = images(5)
-    sum(y.square().sum() for y in net(x, task=["age", "gender", "race"]).values()).backward()
-    together = [None if p.grad is None else p.grad.clone() for p in net.parameters()]
-    net.zero_grad()
-    for task in ("age", "gender", "race"):
-        net(x, task=task).square().sum().backward()
-    for one, parameter in zip(together, net.parameters(), strict=True):
-        assert (one is None) == (parameter.grad is None)
-        if one is not None:
-            torch.testing.assert_close(one, parameter.grad)
 
 
 def test_the_public_names() -> None:

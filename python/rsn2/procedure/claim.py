@@ -21,7 +21,6 @@ from rsn2_kernels.formats.base import random_words
 from rsn2_kernels.nn import TaskLayer
 
 _MODES, _SCOPES, _STARTS = ("sequential", "preallocate"), ("tensor", "global"), ("base", "rescaled", "per_task")
-_PIECE = 1 << 16
 
 
 def equal_share(num_tasks: int) -> Fraction:
@@ -169,9 +168,9 @@ def _scores(net: MultitaskNetwork, task: str, data: Mapping[str, Batches], losse
 
 
 def _base_weight(layer: TaskLayer) -> Tensor:
-    """``[numel]``. In pieces, which stay in the cache: the numbers are computed in many steps."""
+    """``[numel]``."""
     indices = torch.arange(layer.numel, device=layer.positions.device)
-    return torch.cat([layer.base.at(piece, layer.flat_values.dtype) for piece in indices.split(_PIECE)])
+    return layer.base.at(indices, layer.flat_values.dtype)
 
 
 def _active_weight(plan: Plan, target: Target, mode: str) -> Tensor:

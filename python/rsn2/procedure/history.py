@@ -36,9 +36,10 @@ class History:
     """What happened while training.
 
     Attributes:
-        epochs: a dict per epoch: ``epoch`` (from 1), ``loss``, ``val_loss`` and ``val_metrics`` (each by task),
-        ``seconds``. best_epoch: the number of the epoch whose weights the network has now. stopped_early: whether early
-        stopping ended the training.
+        epochs: a dict per epoch: ``epoch`` (from 1), ``seconds``, and ``loss``, ``val_loss``, ``val_metrics`` by task.
+        best_epoch: the number of the epoch that early stopping found best, the last one without it. The network has its
+            weights, unless ``restore_best`` is False.
+        stopped_early: whether early stopping ended the training.
     """
 
     epochs: list[dict[str, Any]] = field(default_factory=list)

@@ -30,9 +30,9 @@ def move(value: Any, device: torch.device) -> Any:
 class Cycle:
     """Goes through a loader again and again; its place can be saved and found again.
 
-    A loader with ``state_dict`` and ``load_state_dict`` knows its own place. Any other one is replayed: its current
-    pass is started again from the random state (torch's, and that of its ``generator``) it had begun with, and batches
-    are skipped.
+    A loader with ``state_dict`` and ``load_state_dict`` knows its own place, of which a copy is kept here: others may
+    go through the same loader in between. Any other one is replayed: its current pass is started again from the random
+    state (torch's, and that of its ``generator``) it had begun with, and batches are skipped.
     """
 
     def __init__(self, task: str, loader: Any) -> None:
@@ -40,38 +40,41 @@ class Cycle:
         self._iterator: Iterator[Any] | None = None
         self._taken = 0
         self._pass_start: dict[str, Any] = {}
+        self._place: dict[str, Any] | None = None
         self._knows_place = hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")
 
     def next(self) -> tuple[Any, Any]:
-        if self._iterator is not None:
-            batch = next(self._iterator, None)
-            if batch is not None:
-                self._taken += 1
-                return pair(self.task, batch)
-        self._start()
-        assert self._iterator is not None
-        batch = next(self._iterator, None)
+        """The next batch, of the next pass where this one has ended."""
+        batch = None if self._iterator is None else next(self._iterator, None)
         if batch is None:
-            raise ValueError(f"fit: train of task {self.task!r} is empty")
-        self._taken = 1
+            self._iterator = self._start()
+            batch = next(self._iterator, None)
+            if batch is None:
+                raise ValueError(f"fit: train of task {self.task!r} is empty")
+        self._taken += 1
+        if self._knows_place:
+            self._place = self.loader.state_dict()
         return pair(self.task, batch)
 
-    def _start(self) -> None:
+    def _start(self) -> Iterator[Any]:
+        if self._place is not None:
+            self.loader.load_state_dict(self._place)
+        self._taken = 0
         self._pass_start = {"torch": torch.get_rng_state()}
         generator = getattr(self.loader, "generator", None)
         if isinstance(generator, torch.Generator):
             self._pass_start["generator"] = generator.get_state()
-        self._iterator, self._taken = iter(self.loader), 0
+        return iter(self.loader)
 
     def state_dict(self) -> dict[str, Any]:
         if self._knows_place:
-            return {"loader": self.loader.state_dict()}
+            return {"place": self._place}
         return {"taken": self._taken, "pass_start": self._pass_start}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._iterator = None
         if self._knows_place:
-            self.loader.load_state_dict(state["loader"])
+            self._place = state["place"]
         elif state["taken"]:
             now = torch.get_rng_state()
             torch.set_rng_state(state["pass_start"]["torch"])

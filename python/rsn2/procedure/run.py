@@ -70,17 +70,18 @@ class Run:
         """Run to the end, from the state that the keeper has, if any."""
         was_training = self.net.training
         devices = range(torch.cuda.device_count())
-        with torch.random.fork_rng(devices), _others_at_rest(self.net, self.params), shown(progress) as display:
-            torch.manual_seed(self.settings.seed)
-            state = None if keeper is None else keeper.load()
-            if state is not None:
-                assert keeper is not None
-                self.load_state_dict(state, str(keeper.path))
-            while not self.is_complete:
-                self._train_epoch(keeper, display)
-                if keeper is not None:
-                    keeper.save(self.state_dict())
-        self.net.train(was_training)
+        try:
+            with torch.random.fork_rng(devices), _others_at_rest(self.net, self.params), shown(progress) as display:
+                torch.manual_seed(self.settings.seed)
+                state = None if keeper is None else keeper.load()
+                if keeper is not None and state is not None:
+                    self.load_state_dict(state, str(keeper.path))
+                while not self.is_complete:
+                    self._train_epoch(keeper, display)
+                    if keeper is not None:
+                        keeper.save(self.state_dict())
+        finally:
+            self.net.train(was_training)
         return self.history
 
     def _train_epoch(self, keeper: Checkpoint | None, display: Silent) -> None:

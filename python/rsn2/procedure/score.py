@@ -85,7 +85,7 @@ def gradients(net: MultitaskNetwork, task: str, batches: Batches, loss_fn: LossF
     """The gradient of a task's loss with respect to dense weights that stand in for its slots.
 
     The network computes without dropout, while normalisation layers use the statistics of each batch and keep theirs
-    unchanged. Every batch counts by its rows, so that the result is the gradient of the mean over all rows where
+    unchanged. Every batch counts by its rows, so that the result is the gradient of the sum over all rows where
     ``loss_fn`` gives the mean over a batch.
 
     Args:

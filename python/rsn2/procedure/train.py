@@ -62,7 +62,7 @@ def fit(net: MultitaskNetwork, tasks: str | Sequence[str], train: Any, validatio
         thaw: train finished tasks again.
 
     Returns:
-        What happened. The network has the weights of ``history.best_epoch``.
+        What happened. The network has the weights of ``history.best_epoch``, unless ``restore_best`` is False.
 
     Raises:
         ValueError: a task is finished or owns no weights, a loader is empty, labels lie outside of the head, a loss is

@@ -59,3 +59,12 @@ def test_what_is_no_loader(loader: Any, error: type[Exception], message: str) ->
 def test_batches_are_pairs() -> None:
     with pytest.raises(ValueError, match=r"batches of task 'a' must be \(x, y\), got Tensor"):
         Cycle("a", [X]).next()
+
+
+def test_others_may_go_through_the_same_loader_in_between() -> None:
+    loader = TensorBatches(X, Y, 2, shuffle=True)
+    cycle, alone = Cycle("a", loader), Cycle("a", TensorBatches(X, Y, 2, shuffle=True))
+    for _ in range(13):
+        assert cycle.next()[1].tolist() == alone.next()[1].tolist()
+        assert len(list(loader)) == 4
+        assert cycle.state_dict() == alone.state_dict()

@@ -38,9 +38,9 @@ TRAINING = """
         torch.manual_seed(3)
         trunk = nn.Sequential(nn.Linear(6, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.2), nn.Linear(16, 8))
         net = rsn2.MultitaskNetwork(trunk)
-        x = torch.randn(40, 6)
+        x = torch.randn(24, 6)
         y = (x[:, 0] > 0).long()
-        short = TensorDataset(x[:18], y[:18])
+        short = TensorDataset(x[:10], y[:10])
         train = {"a": TensorBatches(x, y, 4, shuffle=True), "b": DataLoader(short, 4, shuffle=True)}
         for task in train:
             net.add_task(task, head=nn.Sequential(nn.Dropout(0.2), nn.Linear(8, 2)))

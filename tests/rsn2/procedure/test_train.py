@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -14,7 +13,6 @@ from torch.nn.functional import cross_entropy, mse_loss
 import rsn2
 from rsn2.data import TensorBatches
 from rsn2.metrics import accuracy
-from rsn2.procedure import progress
 
 TASKS = ("a", "b")
 
@@ -116,7 +114,7 @@ def test_early_stopping_watches_the_sum_and_restores_the_best_epoch() -> None:
         def loss_fn(output: Tensor, y: Tensor) -> Tensor:
             if output.requires_grad:
                 return cross_entropy(output, y)
-            epoch = len(kept) if task == "b" else len(kept)
+            epoch = len(kept)
             if task == "b":
                 kept.append(bytes_of(net, "a") + bytes_of(net, "b"))
             return torch.tensor(dictated[task][epoch])
@@ -255,21 +253,3 @@ def test_labels_that_the_loss_ignores_are_no_mistake() -> None:
     rsn2.fit(network("a"), "a", data, data, cross_entropy, max_epochs=1, **QUIET)
     data = [(torch.randn(4, 6), torch.tensor([0, 9, 1, 1]))]
     rsn2.fit(network("a"), "a", data, data, nn.CrossEntropyLoss(ignore_index=9), max_epochs=1, **QUIET)
-
-
-def test_progress_is_a_line_per_epoch_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
-    rsn2.fit(network("a"), "a", batches(1), batches(2), cross_entropy, max_epochs=2, early_stopping=None)
-    lines = capsys.readouterr().err.splitlines()
-    assert len(lines) == 2 and lines[1].startswith("epoch 2: a: loss 0.")
-    rsn2.fit(network("a"), "a", batches(1), batches(2), cross_entropy, max_epochs=2, **QUIET)
-    assert capsys.readouterr().err == ""
-
-
-def test_progress_is_a_bar_on_a_terminal(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    pytest.importorskip("rich")
-    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
-    rsn2.fit(network("a"), "a", batches(1), batches(2), cross_entropy, max_epochs=2, early_stopping=None)
-    assert "epoch 2: a: loss" in capsys.readouterr().err
-    monkeypatch.setattr(progress, "find_spec", lambda name: None)  # rich is not installed
-    rsn2.fit(network("a"), "a", batches(1), batches(2), cross_entropy, max_epochs=1, early_stopping=None)
-    assert capsys.readouterr().err.startswith("epoch 1: a: loss")

@@ -182,3 +182,22 @@ def test_bad_input(x, slots, error, message):
     with pytest.raises(error, match=message):
         layer(x, slots)
     assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
+
+
+def test_a_compiled_layer_sees_what_is_frozen_afterwards():
+    layer = TaskBatchNorm1d(3, affine=False, num_slots=2).train()
+    torch._dynamo.reset()
+    compiled = torch.compile(layer, fullgraph=True, backend="eager")
+    x, mixed = torch.randn(6, 3), torch.tensor([0, 1, 0, 1, 0, 1])
+    for slots in (mixed, torch.tensor(0)):
+        compiled(x, slots)
+    layer.freeze(0)
+    before = layer.running_mean.clone()
+    for slots in (mixed, torch.tensor(0)):
+        y = compiled(x, slots)
+    torch.testing.assert_close(y, copy.deepcopy(layer).eval()(x, 0))
+    assert torch.equal(layer.running_mean[0], before[0]) and not torch.equal(layer.running_mean[1], before[1])
+    assert layer.num_batches_tracked.tolist() == [2, 2]
+    layer.thaw(0)
+    compiled(x, mixed)
+    assert not torch.equal(layer.running_mean[0], before[0])

@@ -132,7 +132,7 @@ def test_one_compilation_serves_twelve_slots(small_example, claim_share):
     convert_(model, 12)
     for slot in range(12):
         claim_share(model, slot, 0.05)
-        if slot > 3:
+        if slot > 1:
             freeze(model, slot)
     torch._dynamo.reset()
     counter = CompileCounterWithBackend("aot_eager")
@@ -141,7 +141,7 @@ def test_one_compilation_serves_twelve_slots(small_example, claim_share):
         with active(slot):
             y, expected = compiled(x), model(x)
         torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-6)
-        if slot in (0, 3):
+        if slot < 2:
             own = model_parameters(model, slot)
             found, wanted = (torch.autograd.grad(result.square().sum(), own) for result in (y, expected))
             torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
@@ -152,8 +152,16 @@ def model_parameters(model: nn.Module, slot: int) -> list[nn.Parameter]:
     return [parameter for layer in slot_modules(model).values() for parameter in layer.parameters_of(slot)]
 
 
-def test_a_compiled_model_trains_and_forgets_nothing(models, claim_share, bytes_of):
-    model = models.ResNet18(blocks=(1,))
+def test_a_compiled_model_trains_and_forgets_nothing(claim_share, bytes_of):
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64, 5),
+        nn.BatchNorm1d(5),
+        nn.LayerNorm(5),
+    )
     convert_(model, 2)
     claim_share(model, 0)
     claim_share(model, 1)

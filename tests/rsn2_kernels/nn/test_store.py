@@ -295,3 +295,16 @@ def test_a_probe_stands_in_for_every_slot(layer_and_input, draw, mixed):
             layer(x, wrong)
     layer.probe = None
     assert layer(x, 1).grad_fn is not None
+
+
+def test_a_parameter_that_was_given_other_memory_is_noticed(layer_and_input, draw):
+    layer, x = layer_and_input
+    layer.claim(0, draw(layer, 0.3))
+    vector = torch.nn.utils.parameters_to_vector(layer.parameters())
+    torch.nn.utils.vector_to_parameters(vector.detach() * 2, layer.parameters())
+    for enabled in (True, False):
+        with (
+            torch.set_grad_enabled(enabled),
+            pytest.raises(RuntimeError, match="slot 0 does not view the layer's memory"),
+        ):
+            layer(x, 0)

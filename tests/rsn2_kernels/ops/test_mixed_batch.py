@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
 import pytest
@@ -104,6 +105,16 @@ def test_128_slots_in_512_rows(make_linear, compiled, result, dtype):
 
 def test_128_slots_in_512_rows_match_the_reference(make_linear, cpu_level):
     make_linear((512, 200, 150, 128), density=1 / 128).check()
+
+
+def test_calls_from_several_threads(make_problem, compiled):
+    """Each Python thread with a slot of its own on one layer."""
+    problem = make_problem(90, 6)
+    alone = [problem.of_one_slot(slot).forward() for slot in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        for _ in range(10):
+            together = pool.map(lambda slot: problem.of_one_slot(slot).forward(), range(6))
+            assert all(map(torch.equal, together, alone))
 
 
 def test_index_is_the_same_at_every_level(make_problem, make_index, compiled):

@@ -50,7 +50,7 @@ def test_other_slots_may_hold_nan(make_problem, make_frozen, cpu_level, batch, i
 def run(name: str, *arguments: str, ends_with: int = 0) -> str:
     """Run a script of this folder in a process of its own, since it may end by a signal or measures its memory."""
     script = Path(__file__).with_name(name)
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "2"}
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path), "OMP_NUM_THREADS": "1"}
     done = subprocess.run([sys.executable, script, *arguments], env=environment, capture_output=True, text=True)
     assert done.returncode == ends_with, f"{name} ended with {done.returncode}:\n{done.stdout}\n{done.stderr}"
     return done.stdout

@@ -7,10 +7,13 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from rsn2_kernels.formats import pack, unpack
 from rsn2_kernels.ops import resolve_padding, task_conv2d, task_conv2d_index
+from rsn2_kernels.reference.task_conv2d import output_size
 from rsn2_kernels.testing import CONV_SHAPES, DTYPES
 
 RESULTS = ("forward", "grad_input", "grad_values", "grad_bias")
@@ -95,6 +98,23 @@ def test_bias_frozen_and_activation(make_conv, make_frozen, cpu_level, dtypes, h
     problem = make_conv("strided", dtype=dtypes[0], value_dtype=dtypes[1])
     problem = replace(problem, activation=activation, bias=problem.bias if has_bias else None)
     (replace(problem, frozen=make_frozen(problem)) if has_frozen else problem).check("forward", "grad_input")
+
+
+PAIRS = st.tuples(st.integers(1, 3), st.integers(1, 3))
+MARGINS = st.tuples(*[st.integers(0, 2)] * 4)
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.integers(0, 9), st.integers(1, 40), st.integers(1, 40), st.integers(1, 4), st.tuples(*[st.integers(1, 20)] * 2),
+    PAIRS, PAIRS, MARGINS, PAIRS, st.booleans(), st.integers(0, 99),
+)  # fmt: skip
+def test_any_shape(make_conv, cpu_level, batch, channels, num_outputs, num_slots, size, kernel, stride, padding,
+                   dilation, is_channels_last, seed):  # fmt: skip
+    assume(min(output_size(size, kernel, stride, padding, dilation)) > 0)
+    shape = (batch, channels, num_outputs, num_slots, size, kernel, stride, padding, dilation)
+    problem = make_conv(shape, seed=seed, dtype=torch.float64)
+    (channels_last(problem) if is_channels_last else problem).check()
 
 
 def as_transposed(x: Tensor) -> Tensor:

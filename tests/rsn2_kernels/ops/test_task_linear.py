@@ -6,6 +6,8 @@ from dataclasses import replace
 
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from torch import Tensor
 
 from rsn2_kernels.formats import pack
@@ -67,6 +69,17 @@ def test_bias_frozen_and_activation(make_linear, make_frozen, cpu_level, dtypes,
     problem = make_linear("divides_nothing", dtype=dtypes[0], value_dtype=dtypes[1])
     problem = replace(problem, activation=activation, bias=problem.bias if has_bias else None)
     (replace(problem, frozen=make_frozen(problem)) if has_frozen else problem).check("forward", "grad_input")
+
+
+@settings(max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    st.integers(0, 150), st.integers(1, 600), st.integers(1, 80), st.integers(1, 6),
+    st.sampled_from([0.01, 0.05, 0.15]), st.booleans(), st.integers(0, 99),
+)  # fmt: skip
+def test_any_shape(make_linear, cpu_level, batch, num_inputs, num_outputs, num_slots, density, is_one, seed):
+    shape = (batch, num_inputs, num_outputs, num_slots)
+    problem = make_linear(shape, density=density, seed=seed, dtype=torch.float64)
+    (replace(problem, slots=torch.tensor(num_slots - 1)) if is_one else problem).check()
 
 
 def test_relu_keeps_nan(make_linear, cpu_level):

@@ -1,4 +1,5 @@
-"""Runs an operator and its gradients while all that other slots hold lies on pages without read permission.
+"""Runs an operator and its gradients while all that other slots hold lies on pages without read permission,
+and the inputs end where such a page begins.
 
 Run by test_only_own_weights.py in a process of its own: a kernel that touches such a page ends it by a signal.
 The pages of slot 1 alone can be read; the product is that of the slot given.
@@ -45,6 +46,18 @@ class Pages:
         if num_pages > 0 and libc.mprotect(address, ctypes.c_size_t(num_pages * mmap.PAGESIZE), PROT_NONE) != 0:
             raise OSError(ctypes.get_errno(), "mprotect")
         return max(num_pages, 0)
+
+
+def before_a_wall(tensor: Tensor) -> Tensor:
+    """A copy that ends where an unreadable page begins: nothing past its end is read."""
+    num_bytes = tensor.numel() * tensor.element_size()
+    num_pages = -(-num_bytes // mmap.PAGESIZE)
+    pages = Pages(torch.zeros((num_pages + 1) * mmap.PAGESIZE, dtype=torch.uint8))
+    first = num_pages * mmap.PAGESIZE - num_bytes
+    copy = pages.tensor[first : first + num_bytes].view(tensor.dtype).view(tensor.shape).copy_(tensor)
+    assert pages.forbid(first + num_bytes, len(pages.tensor)) == 1
+    keep_alive.append(pages)
+    return copy
 
 
 def owned_masks(num_rows: int, num_columns: int, num_owned: list[int], seed: int) -> Tensor:
@@ -110,7 +123,7 @@ def main(op: str, slot: int) -> None:
         generator = torch.Generator().manual_seed(2)
         x = torch.randn(x_shape, generator=generator).to(x_dtype)
         out_shape = (len(x), num_rows, 8, 8) if is_conv else (len(x), num_rows)
-        grad_y = torch.randn(out_shape, generator=generator).to(x_dtype)
+        inputs = (x, torch.randn(out_shape, generator=generator).to(x_dtype))
         size = list(x.shape[1:]) if is_conv else num_columns
         operators = torch.ops.rsn2_kernels
 
@@ -119,7 +132,7 @@ def main(op: str, slot: int) -> None:
                 native().set_cpu_level(level)
             for slots in (torch.tensor(slot), torch.full((len(x),), slot)):
                 results = []
-                for w in (plain, weight):
+                for w, x, grad_y in ((plain, *inputs), (weight, *map(before_a_wall, inputs))):
                     packed = (w.values, w.positions, w.index, slots)
                     print(f"{op} {level} {x_dtype} {value_dtype} slots {list(slots.shape)}", flush=True)
                     rest = (None, [], "none", num_rows, *window, [], [], [], [])
