@@ -13,8 +13,8 @@ class Point(NamedTuple):
         op: name of the operator.
         what: ``"forward"`` or ``"forward+backward"``.
         settings: shape, density, rows, slots: what identifies the point.
-        prepare: returns our call, the baselines' calls by name (a string in place of a call says why it is absent), and a check
-            that raises AssertionError where results differ.
+        prepare: returns our call, the baselines' calls by name (a string in place of a call says why it is absent), and
+            a check that raises AssertionError where results differ.
         dense: names of the baselines that compete for "best dense".
     """
 

@@ -20,7 +20,9 @@ from rsn2.metrics import Timing, time_in_turns
 
 def machine() -> dict[str, Any]:
     """Versions and settings that every line carries."""
-    run = subprocess.run(["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent)
+    run = subprocess.run(
+        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+    )
     try:
         from rsn2_kernels import _C
 
@@ -96,7 +98,9 @@ def main(argv: list[str] | None = None) -> int:
         line = measure(point, seconds=0.3 if arguments.quick else 2.0)
         own = line["ours_ms"]
         dense_ms = line["baselines_ms"][line["best_dense"]]["median"]
-        others = ", ".join(f"{name} {ratio:.2f}x" for name, ratio in line["ratio"].items() if name != line["best_dense"])
+        others = ", ".join(
+            f"{name} {ratio:.2f}x" for name, ratio in line["ratio"].items() if name != line["best_dense"]
+        )
         print(
             f"{point.name:88} {own['median']:8.3f} {own['p20']:7.3f} {own['p80']:7.3f} {dense_ms:9.3f} "
             f"{line['ratio_best_dense']:6.2f}  {line['best_dense']}; {others}",

@@ -25,7 +25,8 @@ SCHEMAS = {
     "task_conv2d": f"(Tensor x, {_LINEAR}, Tensor? bias, Tensor[] frozen, str activation, int out_channels, "
     f"{_WINDOW}, {_PARAMETERS}) -> Tensor",
     "task_conv2d_grad_input": f"(Tensor grad_y, {_LINEAR}, Tensor[] frozen, int[] input_size, {_WINDOW}) -> Tensor",
-    "task_conv2d_grad_values": f"(Tensor x, Tensor grad_y, {_LINEAR}, int[] wanted, int[] num_owned, {_WINDOW}) -> Tensor",
+    "task_conv2d_grad_values": f"(Tensor x, Tensor grad_y, {_LINEAR}, int[] wanted, int[] num_owned, "
+    f"{_WINDOW}) -> Tensor",
     "task_conv2d_index": "(Tensor positions, int[] kernel_size) -> Tensor",
     "task_grad_bias": "(Tensor grad_y, Tensor slots, int[] wanted) -> Tensor",
 }

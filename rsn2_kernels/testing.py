@@ -35,7 +35,7 @@ DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
 def random_masks(num_slots: int, num_rows: int, num_columns: int, density: float, generator: torch.Generator) -> Tensor:
-    """Disjoint bool masks ``[T, O, K]``: every weight belongs to one of the slots with probability ``T * density``, at most 1."""
+    """Disjoint bool masks ``[T, O, K]``: a weight belongs to some slot with probability ``T * density``, at most 1."""
     draw = torch.rand(num_rows, num_columns, generator=generator)
     owner = (draw / density).long()
     return torch.stack([owner == slot for slot in range(num_slots)])
@@ -58,9 +58,16 @@ class Sample(NamedTuple):
 
 
 def linear_sample(
-    batch: int, num_inputs: int, num_outputs: int, num_slots: int, *, density: float | None = None,
-    dtype: torch.dtype = torch.float32, value_dtype: torch.dtype | None = None, seed: int = 0,
-) -> Sample:  # fmt: skip
+    batch: int,
+    num_inputs: int,
+    num_outputs: int,
+    num_slots: int,
+    *,
+    density: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    value_dtype: torch.dtype | None = None,
+    seed: int = 0,
+) -> Sample:
     """Inputs of ``task_linear``: a mixed batch and packed weights with their index."""
     generator = torch.Generator().manual_seed(seed)
     density = density or min(0.3, 1 / num_slots)
@@ -75,9 +82,18 @@ def linear_sample(
 
 
 def conv_sample(
-    batch: int, channels: int, num_outputs: int, num_slots: int, size: tuple[int, int], kernel_size: tuple[int, int], *,
-    density: float | None = None, dtype: torch.dtype = torch.float32, value_dtype: torch.dtype | None = None, seed: int = 0,
-) -> Sample:  # fmt: skip
+    batch: int,
+    channels: int,
+    num_outputs: int,
+    num_slots: int,
+    size: tuple[int, int],
+    kernel_size: tuple[int, int],
+    *,
+    density: float | None = None,
+    dtype: torch.dtype = torch.float32,
+    value_dtype: torch.dtype | None = None,
+    seed: int = 0,
+) -> Sample:
     """Inputs of ``task_conv2d``."""
     generator = torch.Generator().manual_seed(seed)
     density = density or min(0.3, 1 / num_slots)
@@ -95,8 +111,8 @@ def conv_sample(
 def assert_as_accurate(ours: Tensor, plain: Tensor, exact: Tensor, factor: float = 2.0) -> None:
     """``ours`` is about as close to the float64 answer ``exact`` as plain PyTorch in the same dtype is.
 
-    The largest error may be ``factor`` times that of ``plain``, but is never asked to be below one rounding of the largest
-    result, which either may owe to chance.
+    The largest error may be ``factor`` times that of ``plain``, but is never asked to be below one rounding of the
+    largest result, which either may owe to chance.
 
     Raises:
         AssertionError: shape or dtype differ, a value is not finite, or the error is larger.
@@ -109,4 +125,6 @@ def assert_as_accurate(ours: Tensor, plain: Tensor, exact: Tensor, factor: float
     allowed = factor * (plain.double() - exact).abs().max().item()
     rounding = torch.finfo(ours.dtype).eps * exact.abs().max().item()
     if not error <= max(allowed, rounding):  # also false for NaN
-        raise AssertionError(f"error {error:.3g} exceeds {factor} x plain PyTorch's ({allowed:.3g}) and one rounding ({rounding:.3g})")
+        raise AssertionError(
+            f"error {error:.3g} exceeds {factor} x plain PyTorch's ({allowed:.3g}) and one rounding ({rounding:.3g})"
+        )

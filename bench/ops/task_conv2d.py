@@ -33,7 +33,9 @@ def _make(num_outputs: int, channels: int, kernel: int, stride: int, density: fl
     return layer
 
 
-def _case(what: str, num_outputs: int, channels: int, size: int, kernel: int, stride: int, images: int, density: float) -> Case:
+def _case(
+    what: str, num_outputs: int, channels: int, size: int, kernel: int, stride: int, images: int, density: float
+) -> Case:
     layer = _make(num_outputs, channels, kernel, stride, density)
     training = what != "forward"
     dense = layer.to_dense(0)

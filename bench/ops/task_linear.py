@@ -55,7 +55,10 @@ def _forward(num_outputs: int, num_inputs: int, rows: int, density: float, num_s
 
     def masked() -> object:
         with torch.no_grad():
-            return [F.linear(part, model.weight * mask, model.bias) for model, mask, part in zip(dense, masks, per_slot, strict=True)]
+            return [
+                F.linear(part, model.weight * mask, model.bias)
+                for model, mask, part in zip(dense, masks, per_slot, strict=True)
+            ]
 
     masks = [(model.weight != 0).float() for model in dense]
     others: dict[str, baselines.Call | str] = {"F.linear": each_dense, "masked dense": masked}

@@ -1,10 +1,20 @@
 // Between rows in memory and tiles: a tile holds columns one after another, each of them V vectors of batch rows.
 
+// True in the first `count` lanes.
+template <typename A, int... L>
+RSN2_INLINE typename MaskOf<A>::type lanes_below(int count, Lanes<L...>) {
+  return typename MaskOf<A>::type{L...} < count;
+}
+template <typename A>
+RSN2_INLINE typename MaskOf<A>::type first_lanes(int count) {
+  return lanes_below<A>(count, FirstLanes<kLanes<A>>());
+}
+
 // Where the rows of one vector of the tile begin.
 template <typename E>
 struct RowPointers {
-  E* at[16];
-  int count;  // rows there are; the lanes after them hold zeros
+  E* at[16];  // beyond the last row the first one again: read with the others, then blanked
+  int count;  // rows there are
 };
 
 template <typename E, typename A>
@@ -12,8 +22,8 @@ RSN2_INLINE RowPointers<E> rows_of_vector(const TaskLinearRows& rows, int v) {
   RowPointers<E> p;
   const int64_t first = int64_t(v) * kLanes<A>, left = rows.num_rows - first;
   p.count = int(left < kLanes<A> ? left : kLanes<A>);
-  for (int l = 0; l < p.count; ++l) {
-    const int64_t row = rows.rows ? rows.rows[first + l] : rows.first_row + first + l;
+  for (int l = 0; l < kLanes<A>; ++l) {
+    const int64_t i = first + (l < p.count ? l : 0), row = rows.rows ? rows.rows[i] : rows.first_row + i;
     p.at[l] = static_cast<E*>(rows.data) + row * rows.row_stride;
   }
   return p;
@@ -31,30 +41,27 @@ static void gather_typed(const TaskLinearRows& rows, int64_t first_column, int64
     if (rows.column_stride == 1 && p.count * 4 > L) {
       for (int64_t c = 0; c < num_columns; c += L) {
         Vec<A> square[L];
-        if (p.count == L && c + L <= num_columns) {
+        const int64_t left = num_columns - c;
+        if (left >= L) {
           RSN2_UNROLL
           for (int l = 0; l < L; ++l) square[l] = load_as<A, E>(p.at[l] + first_column + c);
         } else {
-          const int64_t left = num_columns - c;
-          for (int l = 0; l < L; ++l) {
-            if (l >= p.count) {
-              square[l] = Vec<A>{};
-            } else {
-              const E* from = p.at[l] + first_column + c;
-              square[l] = left < L ? load_some<A, E>(from, left) : load_as<A, E>(from);
-            }
-          }
+          for (int l = 0; l < L; ++l) square[l] = load_some<A, E>(p.at[l] + first_column + c, left);
         }
         transpose<A>(square);
+        if (p.count < L) {  // zeros, so that no NaN of another row can reach a sum over the lanes
+          const auto is_row = first_lanes<A>(p.count);
+          RSN2_UNROLL
+          for (int l = 0; l < L; ++l) square[l] = is_row ? square[l] : Vec<A>{};
+        }
         RSN2_UNROLL
         for (int l = 0; l < L; ++l) store<A>(to + (c + l) * width, square[l]);
       }
     } else {
       for (int64_t c = 0; c < num_columns; ++c) {
         const int64_t offset = (first_column + c) * rows.column_stride;
-        A column[L] = {};
-        for (int l = 0; l < p.count; ++l) column[l] = load_one<A, E>(p.at[l] + offset);
-        store<A>(to + c * width, load<A>(column));
+        for (int l = 0; l < p.count; ++l) to[c * width + l] = load_one<A, E>(p.at[l] + offset);
+        for (int l = p.count; l < L; ++l) to[c * width + l] = A(0);
       }
     }
   }
@@ -81,18 +88,13 @@ static void scatter_typed(const A* tile, const TaskLinearRows& rows, int64_t fir
         if (bias) square[l] += shift;
         if (relu) square[l] = positive_part<A>(square[l]);
       }
-      if (p.count == L && left >= L) {
+      if (left >= L) {
         RSN2_UNROLL
-        for (int l = 0; l < L; ++l) store_as(p.at[l] + first_column + c, square[l]);
-      } else {
-        for (int l = 0; l < p.count; ++l) {
-          E* to = p.at[l] + first_column + c;
-          if (left < L) {
-            store_some<A, E>(to, square[l], left);
-          } else {
-            store_as(to, square[l]);
-          }
+        for (int l = 0; l < L; ++l) {
+          if (l < p.count) store_as(p.at[l] + first_column + c, square[l]);
         }
+      } else {
+        for (int l = 0; l < p.count; ++l) store_some<A, E>(p.at[l] + first_column + c, square[l], left);
       }
     }
   }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -15,12 +15,16 @@ _grad_bias = operator("task_grad_bias")
 
 
 def remember(ctx: Any, x: Tensor, values: Tensor, positions: Tensor, index: Tensor, slots: Tensor, bias: Tensor | None,
-             frozen: list[Tensor], activation: str, weight_params: list[Tensor], weight_slots: list[int],
-             bias_params: list[Tensor], bias_slots: list[int], y: Tensor) -> None:  # fmt: skip
-    """Keep what the backward pass of a forward operator needs."""
+             frozen: list[Tensor], activation: str, parameters: Sequence[Any], y: Tensor) -> None:  # fmt: skip
+    """Keep what the backward pass of a forward operator needs; ``parameters`` are the last four arguments of the operator."""
+    weight_params, weight_slots, _, bias_slots = parameters
     saved = [x, values, positions, index, slots, *frozen]
     if activation == "relu":
         saved.append(y)  # which outputs passed the ReLU can be read off the result
+    if ctx.needs_input_grad[0]:
+        # Not used: the Parameters share the memory of ``values`` but count their versions themselves, and autograd is
+        # to refuse a backward pass after an optimizer's step, as it does for torch.nn.Linear.
+        saved.extend(weight_params)
     ctx.save_for_backward(*saved)
     ctx.num_frozen = len(frozen)
     ctx.activation = activation
@@ -56,7 +60,7 @@ def bias_gradients(ctx: Any, grad_y: Tensor, slots: Tensor, needs_all: bool) -> 
 
 
 def nothing_for(numbers: list[int]) -> list[int] | None:
-    """What stands for the gradient of an ``int[]``: torch takes an empty list for a list of tensors, and wants one back."""
+    """The gradient of an ``int[]``: torch takes an empty list for a list of tensors, and wants one back."""
     return None if numbers else []
 
 

@@ -17,7 +17,7 @@ _grad_values = operator("task_conv2d_grad_values")
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, values, positions, index, slots, bias, frozen, activation, _, *rest = inputs
     ctx.window = rest[:4]
-    _common.remember(ctx, x, values, positions, index, slots, bias, frozen, activation, *rest[4:], output)
+    _common.remember(ctx, x, values, positions, index, slots, bias, frozen, activation, rest[4:], output)
 
 
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:

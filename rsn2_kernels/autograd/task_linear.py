@@ -16,7 +16,7 @@ _grad_values = operator("task_linear_grad_values")
 
 def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, values, positions, index, slots, bias, frozen, activation, _, *parameters = inputs
-    _common.remember(ctx, x, values, positions, index, slots, bias, frozen, activation, *parameters, output)
+    _common.remember(ctx, x, values, positions, index, slots, bias, frozen, activation, parameters, output)
 
 
 def _backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:

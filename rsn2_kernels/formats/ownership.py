@@ -22,7 +22,7 @@ class CapacityError(ValueError):
 
 
 def owner_map(positions: Tensor) -> Tensor:
-    """The slot that owns each weight, ``[O, K]``: uint8 with :data:`FREE` up to 255 slots, else int16 with :data:`FREE_WIDE`.
+    """The slot that owns a weight, ``[O, K]``: uint8 with :data:`FREE`, above 255 slots int16 with :data:`FREE_WIDE`.
 
     Eq. 3 of the paper (at most one owner) holds by construction.
     """

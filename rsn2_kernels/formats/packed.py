@@ -59,7 +59,7 @@ class PackedWeight(NamedTuple):
 
     values: Tensor
     positions: Tensor
-    index: Tensor
+    index: Tensor  # type: ignore[assignment]  # hides tuple.index: a packed weight is never searched
     shape: tuple[int, int, int]
     trainable: tuple[Tensor, ...] = ()
     trainable_slots: tuple[int, ...] = ()
@@ -119,7 +119,8 @@ def encode_slot(flat: Tensor, num_rows: int, num_columns: int) -> tuple[Tensor, 
         num_columns: ``K``.
 
     Returns:
-        The segment ``[words]`` int64, and ``order`` ``[N]``: value ``j`` of the packed order is weight ``flat[order[j]]``.
+        The segment ``[words]`` int64, and ``order`` ``[N]``: value ``j`` of the packed order is the weight at
+        ``flat[order[j]]``.
     """
     device = flat.device
     if flat.numel() == 0:
@@ -232,7 +233,9 @@ def pack(weight: Tensor, masks: Tensor) -> PackedWeight:
     if masks.dtype != torch.bool or masks.dim() != 3:
         raise ValueError(f"pack: masks must be bool [T, O, K], got {masks.dtype} {list(masks.shape)}")
     if tuple(weight.shape) not in {tuple(masks.shape), tuple(masks.shape[1:])}:
-        raise ValueError(f"pack: weight must have shape {list(masks.shape)} or {list(masks.shape[1:])}, got {list(weight.shape)}")
+        raise ValueError(
+            f"pack: weight must have shape {list(masks.shape)} or {list(masks.shape[1:])}, got {list(weight.shape)}"
+        )
     if int(masks.sum(0).max() if masks.numel() else 0) > 1:
         raise ValueError("pack: masks must be disjoint, but some positions belong to two slots")
     num_slots, num_rows, num_columns = masks.shape

@@ -36,7 +36,7 @@ class SlotParameters(nn.ParameterList):
         """
         slots = [slot for slot, row in enumerate(self._parameters.values()) if row is not None and row.requires_grad]
         own = list(self._parameters.values())
-        trainable = [row for row in (own[slot] for slot in slots) if row is not None]
+        trainable: list[Tensor] = [row for row in (own[slot] for slot in slots) if row is not None]
         if not torch.compiler.is_compiling():
             for slot, row in zip(slots, trainable, strict=True):
                 if row.data_ptr() != self._addresses[slot]:

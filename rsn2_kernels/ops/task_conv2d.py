@@ -52,8 +52,8 @@ def task_conv2d(
 ) -> Tensor:
     """Convolve each image of a batch with the kernels that its own slot owns.
 
-    ``y[b, o]`` is ``activation(bias[s, o] + sum over c of conv(x[b, c], weight[s, o, c]))`` over the kernel entries that slot
-    ``s = slots[b]`` owns (the paper's t x s1 x s2 x c x f kernels under the masks of Eq. 3).
+    ``y[b, o]`` is ``activation(bias[s, o] + sum over c of conv(x[b, c], weight[s, o, c]))`` over the kernel entries
+    that slot ``s = slots[b]`` owns (the paper's t x s1 x s2 x c x f kernels under the masks of Eq. 3).
 
     Args:
         x: images, ``[B, C, H, W]``; float32, float64, bfloat16 or float16; any strides, channels_last included.
@@ -124,9 +124,22 @@ def task_conv2d_index(positions: Tensor, kernel_size: Sequence[int]) -> Tensor:
 
 
 @torch.library.register_fake(f"{NAMESPACE}::task_conv2d")
-def _task_conv2d_fake(x: Tensor, values: Tensor, positions: Tensor, index: Tensor, slots: Tensor, bias: Tensor | None,
-                      frozen: list[Tensor], activation: str, out_channels: int, kernel_size: list[int], stride: list[int],
-                      padding: list[int], dilation: list[int], *_parameters: object) -> Tensor:  # fmt: skip
+def _task_conv2d_fake(
+    x: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    index: Tensor,
+    slots: Tensor,
+    bias: Tensor | None,
+    frozen: list[Tensor],
+    activation: str,
+    out_channels: int,
+    kernel_size: list[int],
+    stride: list[int],
+    padding: list[int],
+    dilation: list[int],
+    *_parameters: object,
+) -> Tensor:
     size = output_size((x.shape[2], x.shape[3]), kernel_size, stride, padding, dilation)
     return torch.empty(
         (x.shape[0], out_channels, *size), dtype=x.dtype, device=x.device, memory_format=memory_format_of(x)
@@ -134,8 +147,16 @@ def _task_conv2d_fake(x: Tensor, values: Tensor, positions: Tensor, index: Tenso
 
 
 @torch.library.register_fake(f"{NAMESPACE}::task_conv2d_grad_input")
-def _task_conv2d_grad_input_fake(grad_y: Tensor, values: Tensor, positions: Tensor, index: Tensor, slots: Tensor,
-                                 frozen: list[Tensor], input_size: list[int], *_window: object) -> Tensor:  # fmt: skip
+def _task_conv2d_grad_input_fake(
+    grad_y: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    index: Tensor,
+    slots: Tensor,
+    frozen: list[Tensor],
+    input_size: list[int],
+    *_window: object,
+) -> Tensor:
     return torch.empty(
         (grad_y.shape[0], *input_size), dtype=grad_y.dtype, device=grad_y.device, memory_format=memory_format_of(grad_y)
     )

@@ -27,13 +27,13 @@ def task_linear(
 ) -> Tensor:
     """Multiply each row of a batch by the weights that its own slot owns.
 
-    ``y[b, o]`` is ``activation(bias[s, o] + sum of weight[s, o, i] * x[b, i])`` over the ``i`` that slot ``s = slots[b]``
-    owns (Eq. 1 of the paper under the masks of Eq. 3).
+    ``y[b, o]`` is ``activation(bias[s, o] + sum of weight[s, o, i] * x[b, i])`` over the ``i`` that slot
+    ``s = slots[b]`` owns (Eq. 1 of the paper under the masks of Eq. 3).
 
     Args:
         x: inputs, ``[B, I]`` or ``[B, ..., I]``; float32, float64, bfloat16 or float16; any strides.
-        weight: values and positions of all slots, shape ``(T, O, I)``. Its values have the dtype of ``x``, or are float32
-            beside a 16-bit ``x``.
+        weight: values and positions of all slots, shape ``(T, O, I)``. Its values have the dtype of ``x``, or are
+            float32 beside a 16-bit ``x``.
         slots: int64, ``[]`` when all rows share one slot, or ``[B]``, the slot of each row.
         bias: ``[T, O]``, dtype of the values.
         frozen: a second packed weight of the same shape that the same rows read too, without gradients.
@@ -49,9 +49,9 @@ def task_linear(
         IndexError: a slot id is out of range (on the CPU).
 
     Gradients flow to ``x``, to the trainable Parameters of ``weight`` and ``bias_params``, and to ``weight.values`` and
-    ``bias`` where these require one; a trainable slot without a row gets zeros. On the CPU a row's result does not depend on
-    the other rows of its batch, nor on the number of threads, and repeated runs give the same bits. That the positions
-    are a valid packed format is not checked here but by :func:`rsn2_kernels.formats.validate`.
+    ``bias`` where these require one; a trainable slot without a row gets zeros. On the CPU a row's result does not
+    depend on the other rows of its batch, nor on the number of threads, and repeated runs give the same bits. That the
+    positions are a valid packed format is not checked here but by :func:`rsn2_kernels.formats.validate`.
     """
     _, num_outputs, num_inputs = weight.shape
     if x.dim() < 2 or x.shape[-1] != num_inputs:
@@ -87,12 +87,29 @@ def task_linear_index(positions: Tensor) -> Tensor:
 
 
 @torch.library.register_fake(f"{NAMESPACE}::task_linear")
-def _task_linear_fake(x: Tensor, values: Tensor, positions: Tensor, index: Tensor, slots: Tensor, bias: Tensor | None,
-                      frozen: list[Tensor], activation: str, out_features: int, *_parameters: object) -> Tensor:  # fmt: skip
+def _task_linear_fake(
+    x: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    index: Tensor,
+    slots: Tensor,
+    bias: Tensor | None,
+    frozen: list[Tensor],
+    activation: str,
+    out_features: int,
+    *_parameters: object,
+) -> Tensor:
     return x.new_empty(x.shape[0], out_features)
 
 
 @torch.library.register_fake(f"{NAMESPACE}::task_linear_grad_input")
-def _task_linear_grad_input_fake(grad_y: Tensor, values: Tensor, positions: Tensor, index: Tensor, slots: Tensor,
-                                 frozen: list[Tensor], in_features: int) -> Tensor:  # fmt: skip
+def _task_linear_grad_input_fake(
+    grad_y: Tensor,
+    values: Tensor,
+    positions: Tensor,
+    index: Tensor,
+    slots: Tensor,
+    frozen: list[Tensor],
+    in_features: int,
+) -> Tensor:
     return grad_y.new_empty(grad_y.shape[0], in_features)

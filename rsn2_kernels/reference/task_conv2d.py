@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_input, conv2d_weight
 
 from rsn2_kernels.formats import coordinates, shape_of, value_starts
 from rsn2_kernels.reference._common import activate, compute_dtype, dense_weight, empty_index, groups, num_slots_of
@@ -55,7 +56,7 @@ def task_conv2d(
     bias_params: list[Tensor],
     bias_slots: list[int],
 ) -> Tensor:
-    """Each image convolved with the kernel that its own slot owns, ``[B, O, H', W']`` (the paper's section on convolutions)."""
+    """Each image convolved with the kernel that its own slot owns, ``[B, O, H', W']`` (the paper's convolutions)."""
     dtype = compute_dtype(x, values)
     size = output_size((x.shape[2], x.shape[3]), kernel_size, stride, padding, dilation)
     y = x.new_zeros(len(x), out_channels, *size).to(memory_format=memory_format_of(x))
@@ -88,7 +89,7 @@ def task_conv2d_grad_input(
     for slot, rows in groups("task_conv2d_grad_input", slots, num_slots_of(positions)):
         kernel = as_kernel(dense_weight(values, positions, frozen, slot, dtype), kernel_size)
         own = grad_y[rows].to(dtype)
-        whole = torch.nn.grad.conv2d_input((len(own), channels, *padded), kernel, own, stride, 0, dilation)
+        whole = conv2d_input((len(own), channels, *padded), kernel, own, stride, 0, dilation)
         grad_x[rows] = whole[:, :, top : top + height, left : left + width].to(grad_x.dtype)
     return grad_x
 
@@ -119,9 +120,7 @@ def task_conv2d_grad_values(
             continue
         rows = rows_of[slot]
         shape = (num_rows, x.shape[1], *kernel_size)
-        dense = torch.nn.grad.conv2d_weight(
-            _pad(x[rows].to(dtype), padding), shape, grad_y[rows].to(dtype), stride, 0, dilation
-        )
+        dense = conv2d_weight(_pad(x[rows].to(dtype), padding), shape, grad_y[rows].to(dtype), stride, 0, dilation)
         matrix = dense.permute(0, 2, 3, 1).reshape(num_rows, num_columns)
         grads.append(matrix[coordinates(positions, slot)].to(values.dtype))
     return torch.cat(grads)

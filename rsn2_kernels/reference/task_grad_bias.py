@@ -7,7 +7,9 @@ from torch import Tensor
 
 
 def task_grad_bias(grad_y: Tensor, slots: Tensor, wanted: list[int]) -> Tensor:
-    """The sum of ``grad_y`` (``[B, O]`` or ``[B, O, H, W]``) over the rows and pixels of each wanted slot, ``[len(wanted), O]``.
+    """The sum of ``grad_y`` over the rows and pixels of each wanted slot, ``[len(wanted), O]``.
+
+    ``grad_y`` is ``[B, O]`` or ``[B, O, H, W]``.
 
     16-bit gradients are summed in, and returned as, float32.
     """

@@ -111,3 +111,13 @@ def test_state_that_is_not_one_number_per_weight_is_refused(draw):
     adam.state[layer.values[0]]["history"] = [torch.zeros(3)]
     with pytest.raises(RuntimeError, match="Adam keeps 'history', which is not one number per weight"):
         layer.release(0, optimizer=adam)
+
+
+def test_a_step_between_forward_and_backward_is_refused():
+    layer = TaskLinear(4, 3, num_slots=1)
+    layer.claim(0, torch.ones(3, 4, dtype=torch.bool))
+    y = layer(torch.randn(2, 4, requires_grad=True), 0)
+    with torch.no_grad():
+        layer.values[0].add_(1)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        y.sum().backward()
