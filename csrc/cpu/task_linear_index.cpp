@@ -9,7 +9,7 @@
 namespace rsn2 {
 namespace {
 
-constexpr int32_t VERSION = 1;
+constexpr int32_t KIND_AND_VERSION = 0x101;
 constexpr int64_t HEADER = 4;
 
 // The cut into panels and blocks follows from the shape alone, so that two stores of one layer have the same.
@@ -153,7 +153,7 @@ Tensor task_linear_index(const Tensor& positions_tensor) {
   check_value(num_words <= INT32_MAX, OP, ": ", num_words, " words are more than an index can hold");
   const Tensor index = torch::stable::new_empty(positions_tensor, {num_words}, ScalarType::Int);
   int32_t* words = index.mutable_data_ptr<int32_t>();
-  words[0] = VERSION;
+  words[0] = KIND_AND_VERSION;
   words[1] = static_cast<int32_t>(T);
   words[2] = static_cast<int32_t>(positions.O);
   words[3] = static_cast<int32_t>(positions.K);
@@ -172,7 +172,7 @@ TaskLinearIndex::TaskLinearIndex(const char* op, const char* name, const Tensor&
   check_flat(op, name, index, ScalarType::Int);
   words_ = index.const_data_ptr<int32_t>();
   num_words_ = index.numel();
-  check_value(num_words_ >= HEADER + positions.T + 1 && words_[0] == VERSION && words_[1] == positions.T &&
+  check_value(num_words_ >= HEADER + positions.T + 1 && words_[0] == KIND_AND_VERSION && words_[1] == positions.T &&
                   words_[2] == positions.O && words_[3] == positions.K,
               op, ": ", name, " must be task_linear_index of the positions of ", positions.T, " x ", positions.O, " x ",
               positions.K);
@@ -195,8 +195,11 @@ TaskLinearMatrix TaskLinearIndex::matrix(int64_t t, bool transposed) const {
     at += 2 * (keys + 1);
     check_value(m.value_starts[keys] == N, op_, ": ", name_, " of slot ", t, " holds ", m.value_starts[keys],
                 " weights, its positions ", N);
+    const int64_t num_runs = m.run_starts[keys];
+    check_value(0 < num_runs && num_runs <= N, op_, ": ", name_, " of slot ", t, " holds ", num_runs,
+                " runs, its positions ", N, " weights");
     m.runs = reinterpret_cast<const TaskLinearRun*>(words_ + at);
-    at += 2 * int64_t{m.run_starts[keys]};
+    at += 2 * num_runs;
     m.columns = reinterpret_cast<const uint8_t*>(words_ + at);
     at += (N + 3) / 4;
     if (order == 1) m.places = words_ + at, at += N;

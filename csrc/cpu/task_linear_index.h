@@ -1,8 +1,9 @@
 // The index of task_linear: a cache derived from the packed positions, in the orders that the kernels walk.
 //
-// int32 words: 1 (version), T, O, K, then slot_starts[T + 1] (word where a slot's part begins; empty when it owns
-// nothing). A slot's part holds two orders of its weights, the matrix [O, K] for the forward product and the sampled
-// one, and its transpose [K, O] for the gradient of the input. An order is
+// int32 words: 0x101 (kind and version: that of a convolution, which begins otherwise, is refused), T, O, K, then
+// slot_starts[T + 1] (word where a slot's part begins; empty when it owns nothing). A slot's part holds two orders of
+// its weights, the matrix [O, K] for the forward product and the sampled one, and its transpose [K, O] for the gradient
+// of the input. An order is
 //     run_starts and value_starts  [num_blocks * num_panels + 1] each
 //     runs                         two words each (TaskLinearRun)
 //     columns                      a byte per weight, padded to whole words

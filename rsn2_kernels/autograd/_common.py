@@ -16,7 +16,7 @@ _grad_bias = operator("task_grad_bias")
 
 def remember(ctx: Any, x: Tensor, values: Tensor, positions: Tensor, index: Tensor, slots: Tensor, bias: Tensor | None,
              frozen: list[Tensor], activation: str, parameters: Sequence[Any], y: Tensor) -> None:  # fmt: skip
-    """Keep what the backward pass of a forward operator needs; ``parameters`` are the last four arguments of the operator."""
+    """Keep what the backward pass needs; ``parameters`` are the last four arguments of a forward operator."""
     weight_params, weight_slots, _, bias_slots = parameters
     saved = [x, values, positions, index, slots, *frozen]
     if activation == "relu":

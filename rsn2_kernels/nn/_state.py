@@ -76,17 +76,31 @@ def load(layer: TaskLayer, state: dict[str, Tensor], prefix: str, as_given: bool
         expected = [layer.weight_shape[0], layer._num_columns()]
         if size != expected:
             found.append(f"the weight must be {expected}, got {size}")
-        elif layer.flat_bias is not None and given["bias"].shape != (num_slots, layer.weight_shape[0]):
-            found.append(f"bias must be [{num_slots}, {layer.weight_shape[0]}], got {list(given['bias'].shape)}")
+        elif layer.flat_bias is not None and not _is_float(given["bias"], (num_slots, layer.weight_shape[0])):
+            came = f"{given['bias'].dtype} {list(given['bias'].shape)}"
+            found.append(f"bias must be float [{num_slots}, {layer.weight_shape[0]}], got {came}")
         elif given["frozen"].shape != (num_slots,):
             found.append(f"frozen must be bool [{num_slots}], got {list(given['frozen'].shape)}")
         elif "base_weight" in given and given["base_weight"].shape != layer.weight_shape:
             found.append(f"base_weight must be {list(layer.weight_shape)}, got {list(given['base_weight'].shape)}")
-        found += check_slot_state(layer, given) + _problems_of_reads(given, num_slots)
+        elif "base_bias" in given and given["base_bias"].shape != layer.weight_shape[:1]:
+            found.append(f"base_bias must be [{layer.weight_shape[0]}], got {list(given['base_bias'].shape)}")
+        found += check_slot_state(layer, given) + _problems_of_seed(given) + _problems_of_reads(given, num_slots)
     if found:
         errors.extend(f"{prefix}: {problem}" for problem in found)
         return
     _assign(layer, given, num_slots, as_given)
+
+
+def _is_float(tensor: Tensor, shape: tuple[int, ...]) -> bool:
+    return tensor.is_floating_point() and tuple(tensor.shape) == shape
+
+
+def _problems_of_seed(given: dict[str, Tensor]) -> list[str]:
+    seed = given.get("base_seed")
+    if seed is None or (seed.dtype == torch.int64 and seed.shape == (3,) and 0 <= int(seed[1]) < len(INITIALIZERS)):
+        return []
+    return [f"base_seed must be int64 [seed, initializer in 0..{len(INITIALIZERS) - 1}, bits of the scale], got {seed}"]
 
 
 def _problems_of_reads(given: dict[str, Tensor], num_slots: int) -> list[str]:
@@ -109,7 +123,7 @@ def _assign(layer: TaskLayer, given: dict[str, Tensor], num_slots: int, as_given
     if layer.bias is not None:
         assert layer.flat_bias is not None
         layer.bias.resize(num_slots, values)
-        layer.flat_bias = taken_from(given["bias"], layer.flat_bias, as_given)
+        layer.flat_bias = taken_from(given["bias"], layer.flat_bias, as_given).contiguous()
     layer.num_slots = num_slots
     torch.autograd.graph.increment_version(layer.flat_values)
     layer.flat_values = values

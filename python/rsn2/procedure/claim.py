@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from fractions import Fraction
 from typing import Any
 
@@ -15,12 +17,12 @@ from torch.optim import Optimizer
 
 from rsn2.network import MultitaskNetwork
 from rsn2.procedure.plan import Keep, Plan, Target, check_capacity, make_plan
-from rsn2.procedure.score import SCORES, Batches, LossFunction, Scored, ScoreFunction, gradients, largest
+from rsn2.procedure.score import SCORES, Batches, LossFunction, Scored, ScoreFunction, gradients, largest, largest_by_row
 from rsn2_kernels.formats import CapacityError, SeededBase
 from rsn2_kernels.formats.base import random_words
 from rsn2_kernels.nn import TaskLayer
 
-_MODES, _SCOPES, _STARTS = ("sequential", "preallocate"), ("tensor", "global"), ("base", "rescaled", "per_task")
+_MODES, _SCOPES, _STARTS = ("sequential", "preallocate"), ("tensor", "row", "global"), ("base", "rescaled", "per_task")
 
 
 def equal_share(num_tasks: int) -> Fraction:
@@ -46,7 +48,7 @@ class ClaimReport:
 
 def claim(net: MultitaskNetwork, tasks: str | Sequence[str], batches: Batches | Mapping[str, Batches],
           loss_fn: LossFunction | Mapping[str, LossFunction], keep: Keep, *, mode: str = "sequential",
-          score: str | ScoreFunction = "gradient", scope: str = "tensor", start: str = "base", seed: int = 0,
+          score: str | ScoreFunction = "gradient", scope: str | Mapping[str, str] = "tensor", start: str = "base", seed: int = 0,
           optimizer: Optimizer | None = None) -> ClaimReport:  # fmt: skip
     """Give each task the weights that matter most to it (Algorithm 1, lines 2-6).
 
@@ -68,10 +70,13 @@ def claim(net: MultitaskNetwork, tasks: str | Sequence[str], batches: Batches | 
             were the first. What is claimed is disjoint either way.
         score: ``"gradient"`` (the paper), ``"magnitude"``, ``"gradient_x_weight"``, ``"random"``, or a function of
             :class:`~rsn2.procedure.score.Scored`.
-        scope: ``"tensor"``, ``k`` weights in every layer (the paper); ``"global"``, as many in all layers together,
-            wherever the scores are largest.
+        scope: ``"tensor"``, the ``k`` largest scores of every layer (the paper); ``"row"``, as many for every output unit
+            of a layer, so that none is left without inputs (of an output layer: no class that cannot be predicted), what
+            does not divide evenly going to the largest scores; ``"global"``, as many in all layers together, wherever the
+            scores are largest; or a dict by pattern of layer names with ``"tensor"`` and ``"row"``.
         start: the values that training begins with: ``"base"``, the layer's initial ones (Fig. 2 of the paper);
-            ``"rescaled"``, those times ``sqrt(numel / k)``, which makes up for the inputs that each output lost;
+            ``"rescaled"``, those of each output unit times ``sqrt(its inputs / its kept inputs)``, so that the sum over
+            the kept fan-in has the variance that the sum over all inputs had;
             ``"per_task"``, drawn anew for each task from the same distribution.
         seed: for ``score="random"`` and ``start="per_task"``.
         optimizer: a live optimizer that keeps state of the slots' values.
@@ -91,7 +96,7 @@ def claim(net: MultitaskNetwork, tasks: str | Sequence[str], batches: Batches | 
     data = by_task("claim", "batches", batches, names)
     losses = by_task("claim", "loss_fn", loss_fn, names, shared=True)
     plan = make_plan(net, names, keep)
-    if scope == "tensor":
+    if scope != "global":
         check_capacity(plan)
     function = SCORES[score] if isinstance(score, str) else score
     needs_gradient = score not in ("magnitude", "random")
@@ -108,13 +113,16 @@ def claim(net: MultitaskNetwork, tasks: str | Sequence[str], batches: Batches | 
 
 
 def _check_arguments(
-    net: MultitaskNetwork, tasks: Sequence[str], mode: str, score: Any, scope: str, start: str
+    net: MultitaskNetwork, tasks: Sequence[str], mode: str, score: Any, scope: str | Mapping[str, str], start: str
 ) -> None:
     if net.closed:
         raise RuntimeError(f"claim: the network gives no more weights away: {net.closed}")
     if not tasks or len(set(tasks)) != len(tasks):
         raise ValueError(f"claim: tasks must be a name or different names, got {list(tasks)}")
-    for name, value, known in (("mode", mode, _MODES), ("scope", scope, _SCOPES), ("start", start, _STARTS)):
+    if isinstance(scope, Mapping) and not set(scope.values()) <= {"tensor", "row"}:
+        raise ValueError(f"claim: scope must give 'tensor' or 'row' for each pattern, got {dict(scope)}")
+    whole = "tensor" if isinstance(scope, Mapping) else scope
+    for name, value, known in (("mode", mode, _MODES), ("scope", whole, _SCOPES), ("start", start, _STARTS)):
         if value not in known:
             raise ValueError(f"claim: {name} must be one of {', '.join(known)}, got {value!r}")
     if not callable(score) and score not in SCORES:
@@ -193,10 +201,19 @@ def _check_scores(scores: Tensor, free: Tensor, where: str) -> None:
         warnings.warn(f"claim: all scores are zero in {where}; the weights taken are simply the first", stacklevel=4)
 
 
-def _choose(plan: Plan, scores: Mapping[Target, Tensor], scope: str) -> None:
-    if scope == "tensor":
+def _scope_of(layer_name: str, scope: str | Mapping[str, str]) -> str:
+    if isinstance(scope, str):
+        return scope
+    return next((scope[pattern] for pattern in scope if fnmatchcase(layer_name, pattern)), "tensor")
+
+
+def _choose(plan: Plan, scores: Mapping[Target, Tensor], scope: str | Mapping[str, str]) -> None:
+    if scope != "global":
         for target, values in scores.items():
-            plan.chosen[target] = largest(values, plan.num_kept[target], plan.free[target[0]])
+            layer, _ = target
+            by_row = _scope_of(plan.names[layer], scope) == "row"
+            choose = functools.partial(largest_by_row, num_rows=layer.weight_shape[0]) if by_row else largest
+            plan.chosen[target] = choose(values, plan.num_kept[target], plan.free[layer])
     elif scores:
         wanted = sum(plan.num_kept[target] for target in scores)
         allowed = torch.cat([plan.free[layer] for layer, _ in scores])
@@ -226,20 +243,32 @@ def _commit(plan: Plan, start: str, seed: int, optimizer: Optimizer | None) -> N
         for (layer, slot), indices in plan.chosen.items():
             mask = torch.zeros(layer.numel, dtype=torch.bool, device=indices.device)
             mask[indices] = True
-            gain = (layer.numel / len(indices)) ** 0.5 if start == "rescaled" else 1.0
             values = None
+            if start == "rescaled":
+                values = _rescaled(layer, indices)
             if start == "per_task":
                 own_seed = _seed_of(seed, plan.users[layer, slot][0], plan.names[layer])
                 values = torch.zeros(layer.numel, dtype=layer.flat_values.dtype, device=indices.device)
                 values[indices] = _drawn(layer, indices, own_seed)
                 values = values.reshape(layer.weight_shape)
             mask = mask.reshape(layer.weight_shape)
-            layer.claim(slot, mask, values=values, gain=gain, optimizer=optimizer)
+            layer.claim(slot, mask, values=values, optimizer=optimizer)
             done.append((layer, slot))
     except BaseException:
         for layer, slot in done:
             layer.release(slot, optimizer=optimizer)
         raise
+
+
+def _rescaled(layer: TaskLayer, indices: Tensor) -> Tensor:
+    """The base weights at ``indices``, those of each output unit times ``sqrt(inputs / kept inputs)``; shape of the weight."""
+    num_inputs = layer.numel // layer.weight_shape[0]
+    rows = indices // num_inputs
+    kept = torch.bincount(rows, minlength=layer.weight_shape[0])
+    gains = (num_inputs / kept[rows].double()).sqrt()
+    values = torch.zeros(layer.numel, dtype=layer.flat_values.dtype, device=indices.device)
+    values[indices] = (layer.base.at(indices, torch.float64) * gains).to(values.dtype)
+    return values.reshape(layer.weight_shape)
 
 
 def _drawn(layer: TaskLayer, indices: Tensor, seed: int) -> Tensor:

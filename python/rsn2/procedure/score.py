@@ -80,6 +80,29 @@ def largest(scores: Tensor, k: int, allowed: Tensor) -> Tensor:
     return above.nonzero().squeeze(1).to(scores.device)
 
 
+def largest_by_row(scores: Tensor, k: int, allowed: Tensor, num_rows: int) -> Tensor:
+    """Indices of ``k`` scores of which every row has as many, the largest it has, ties to the lower index.
+
+    Each of the ``num_rows`` rows gives ``k // num_rows``, or all that are allowed where it has fewer; what is then missing
+    are the largest of the rest.
+
+    Args:
+        scores: ``[n]``, rows one after another.
+        k: at most the number of allowed places.
+        allowed: bool ``[n]``.
+
+    Returns:
+        Ascending int64 ``[k]``.
+    """
+    share = k // num_rows
+    masked = scores.detach().masked_fill(~allowed, -math.inf).reshape(num_rows, -1)
+    order = masked.sort(dim=1, descending=True, stable=True).indices[:, :share]
+    chosen = torch.zeros_like(masked, dtype=torch.bool).scatter_(1, order, True).flatten() & allowed
+    rest = largest(scores, k - int(chosen.sum()), allowed & ~chosen)
+    chosen[rest] = True
+    return chosen.nonzero().squeeze(1)
+
+
 def gradients(net: MultitaskNetwork, task: str, batches: Batches, loss_fn: LossFunction,
               weights: Mapping[str, Tensor]) -> dict[str, Tensor]:  # fmt: skip
     """The gradient of a task's loss with respect to dense weights that stand in for its slots.

@@ -68,7 +68,11 @@ def test_what_does_not_fit_changes_nothing(draw):
     broken[-1] ^= 1
     bad = {
         r"weight must be \[7, 9\], got \[7, 8\]": TaskLinear(8, 7, num_slots=3).state_dict(),
-        r"bias must be \[3, 7\]": {**good, "bias": torch.zeros(2, 7)},
+        r"bias must be float \[3, 7\], got torch.float32 \[2, 7\]": {**good, "bias": torch.zeros(2, 7)},
+        r"bias must be float \[3, 7\], got torch.int64": {**good, "bias": torch.zeros(3, 7, dtype=torch.int64)},
+        r"base_bias must be \[7\], got \[6\]": {**good, "base_bias": torch.zeros(6)},
+        r"base_seed must be int64 .* got tensor\(\[1, 9": {**good, "base_seed": torch.tensor([1, 9, 0])},
+        r"base_seed must be int64 .* got tensor\(\[1\]\)": {**good, "base_seed": torch.tensor([1])},
         r"frozen must be bool \[3\]": {**good, "frozen": torch.zeros(2, dtype=torch.bool)},
         "frozen must be bool ": {**good, "frozen": torch.zeros(3)},
         "slot_map must be int64": {**good, "slot_map": torch.zeros(2)},
@@ -87,6 +91,16 @@ def test_what_does_not_fit_changes_nothing(draw):
         assert all(torch.equal(tensor, full[name]) for name, tensor in layer.state_dict().items())
     with pytest.raises(RuntimeError, match=r"has slots \['a', 'b'\], the state 3 slots"):
         names.load_state_dict(good)
+
+
+@pytest.mark.parametrize("assign", [False, True])
+def test_a_bias_of_other_strides_is_loaded(assign):
+    layer, other = TaskLinear(9, 7, num_slots=2), TaskLinear(9, 7, num_slots=2)
+    state = layer.state_dict()
+    state["bias"] = state["bias"].t().contiguous().t()
+    other.load_state_dict(state, assign=assign)
+    assert torch.equal(other.flat_bias, layer.flat_bias) and other.flat_bias.is_contiguous()
+    assert other.bias[1].data_ptr() == other.flat_bias[1].data_ptr()
 
 
 @pytest.mark.parametrize("assign", [False, True])

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from rsn2_kernels.formats import pack
-from rsn2_kernels.ops import task_linear, task_linear_index
+from rsn2_kernels.ops import task_conv2d_index, task_linear, task_linear_index
 from rsn2_kernels.testing import DTYPES, LINEAR_SHAPES
 
 RESULTS = ("forward", "grad_input", "grad_values", "grad_bias")
@@ -242,6 +242,14 @@ def test_weight_shape_must_be_that_of_positions(make_linear):
         task_linear(torch.randn(5, 1000), problem.weight._replace(shape=(3, 17, 1000)), problem.slots)
     with pytest.raises((ValueError, RuntimeError)):
         task_linear(problem.x, problem.weight._replace(shape=(3, 1000, 33)), problem.slots)
+
+
+def test_the_index_of_a_convolution_is_refused(make_linear, compiled):
+    """Their words differ; taken for one another they would lead outside memory."""
+    problem = make_linear("divides_nothing")
+    weight = problem.weight._replace(index=task_conv2d_index(problem.weight.positions, [1, 1]))
+    with pytest.raises(ValueError, match="task_linear: index must be task_linear_index of the positions"):
+        task_linear(problem.x, weight, problem.slots)
 
 
 @pytest.mark.parametrize("slot", [-1, 3, 2**40, -(2**63)])
