@@ -193,6 +193,23 @@ def test_global_scope_takes_the_largest_of_all_layers() -> None:
     assert owned(net, "a") == {name: sorted(places) for name, places in expected.items()}
 
 
+@pytest.mark.parametrize("scope", ["row", {"2": "row"}, {"*": "row"}], ids=str)
+def test_row_scope_gives_every_output_unit_its_share(scope: str | dict[str, str]) -> None:
+    def prefers_the_first_unit(scored: Scored) -> Tensor:
+        return torch.arange(scored.weight.numel(), 0, -1).float().reshape(scored.weight.shape)
+
+    net = network("a", "b")
+    rsn2.claim(net, ["a", "b"], {"a": data(), "b": data()}, cross_entropy, 0.45, scope=scope, score=prefers_the_first_unit)
+    for name, layer in net.trunk_layers().items():
+        by_row = scope == "row" or name in scope or "*" in scope
+        for slot in (0, 1):
+            kept = layer.mask(slot).sum(1)
+            k = num_kept("0.45", layer.numel)
+            assert int(kept.sum()) == k
+            assert int(kept.min()) == (k // len(kept) if by_row else 0)
+    assert not bool((layer.mask(0) & layer.mask(1)).any())
+
+
 def test_global_scope_must_leave_something_to_every_layer() -> None:
     def only_the_first(scored: Scored) -> Tensor:
         return torch.ones_like(scored.weight) * (scored.layer_name == "0")
@@ -212,7 +229,11 @@ def test_where_values_start() -> None:
         net = network("a", "b")
         rsn2.claim(net, ["a", "b"], {"a": data(1), "b": data(1)}, cross_entropy, 0.25, start=start, seed=7)
         values[start] = [net.trunk_layers()["0"].values[slot].detach().clone() for slot in (0, 1)]
-    torch.testing.assert_close(values["rescaled"][0], values["base"][0] * 2)
+    layer = net.trunk_layers()["0"]
+    for slot in (0, 1):
+        kept = layer.mask(slot).sum(1)  # inputs of each output unit, of six
+        gains = (6 / kept.double()).sqrt()[layer.owned(slot) // 6].float()
+        torch.testing.assert_close(values["rescaled"][slot], values["base"][slot] * gains)
     base_values = base(net)["0"].flatten()
     assert all(bool((base_values == value).any()) for value in values["per_task"][0]), "drawn out of the base weights"
     assert not torch.equal(values["per_task"][0], values["base"][0])
