@@ -206,7 +206,8 @@ def test_row_scope_gives_every_output_unit_its_share(scope: str | dict[str, str]
             kept = layer.mask(slot).sum(1)
             k = num_kept("0.45", layer.numel)
             assert int(kept.sum()) == k
-            assert int(kept.min()) == (k // len(kept) if by_row else 0)
+            if slot == 0:  # b finds rows in which a has left less than its share
+                assert int(kept.min()) == (k // len(kept) if by_row else 0)
     assert not bool((layer.mask(0) & layer.mask(1)).any())
 
 
