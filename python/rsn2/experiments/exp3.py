@@ -6,7 +6,7 @@ import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -23,7 +23,18 @@ from rsn2.procedure import EarlyStopping, claim, fit
 
 LOADERS = {"digits": "load_mnist", "fashion": "load_fashion_mnist"}
 DIGIT_CLASSES = tuple("0123456789")
-FASHION_CLASSES = ("T-shirt", "trousers", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot")
+FASHION_CLASSES = (
+    "T-shirt",
+    "trousers",
+    "pullover",
+    "dress",
+    "coat",
+    "sandal",
+    "shirt",
+    "sneaker",
+    "bag",
+    "ankle boot",
+)
 
 
 @dataclass(frozen=True)
@@ -127,7 +138,9 @@ def run_unit(unit: Unit, context: Context) -> dict[str, Any]:
     parts = {task: load(task, settings, context.data_dir) for task in tasks}
     batches = functools.partial(TensorBatches, size=settings["batch_size"], transform=flat_pixels)
     train = {task: batches(part.train.x, part.train.y, shuffle=True, seed=unit.seed) for task, part in parts.items()}
-    validation = {task: batches(part.validation.x, part.validation.y) for task, part in parts.items() if part.validation}
+    validation = {
+        task: batches(part.validation.x, part.validation.y) for task, part in parts.items() if part.validation
+    }
     losses = dict.fromkeys(tasks, cross_entropy)
 
     torch.manual_seed(unit.seed)
@@ -143,7 +156,8 @@ def run_unit(unit: Unit, context: Context) -> dict[str, Any]:
     else:
         net = DenseNetworks({unit.stage: network})
     optimizer = functools.partial(torch.optim.Adam, lr=settings["learning_rate"], eps=settings["adam_eps"])
-    history = fit(net, list(tasks), train, validation, losses, optimizer=optimizer, max_epochs=settings["max_epochs"],
+    # What fit asks of a network, the dense ones answer too.
+    history = fit(cast(MultitaskNetwork, net), list(tasks), train, validation, losses, optimizer=optimizer, max_epochs=settings["max_epochs"],
                   early_stopping=EarlyStopping(patience=settings["patience"], min_delta=settings["min_delta"]),
                   checkpoint=context.checkpoint, progress=context.progress, seed=unit.seed)  # fmt: skip
     seconds = [epoch["seconds"] for epoch in history.epochs]

@@ -139,7 +139,9 @@ class Experiment:
         """
         unknown = [name for name in variants or () if name not in self.variants]
         if unknown:
-            raise ValueError(f"units: variants of {self.name} must be among {', '.join(self.variants)}, got {', '.join(unknown)}")
+            raise ValueError(
+                f"units: variants of {self.name} must be among {', '.join(self.variants)}, got {', '.join(unknown)}"
+            )
         changes = dict(self.smoke) if smoke else {}
         return [
             Unit(self.name, name, seed, stage, asdict(variant.settings) | changes)

@@ -32,7 +32,9 @@ def run(experiment: Experiment, out: Path, *, data_dir: Path | None = None, seed
     Returns:
         The lines of all units asked for, in their order.
     """
-    units = experiment.units(None if seeds is None else tuple(seeds), None if variants is None else tuple(variants), smoke)
+    units = experiment.units(
+        None if seeds is None else tuple(seeds), None if variants is None else tuple(variants), smoke
+    )
     path = out / records.FILE_NAME
     finished = []
     for number, unit in enumerate(units, start=1):
@@ -78,5 +80,7 @@ def _run_unit(experiment: Experiment, unit: Unit, name: str, context: Context) -
 
 def _summary(record: dict[str, Any]) -> str:
     tasks = record["metrics"].get("tasks", {})
-    parts = [f"{task} {key} {value[key]:.4f}" for task, value in tasks.items() for key in ("accuracy", "mse") if key in value]
+    parts = [
+        f"{task} {key} {value[key]:.4f}" for task, value in tasks.items() for key in ("accuracy", "mse") if key in value
+    ]
     return f"{', '.join(parts)} in {record['wall_seconds']:.0f} s"

@@ -102,7 +102,7 @@ def digest(*tensors: Tensor) -> str:
     found = hashlib.sha256()
     for tensor in tensors:
         found.update(f"{tensor.dtype} {list(tensor.shape)} ".encode())
-        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        found.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
     return found.hexdigest()
 
 
@@ -120,7 +120,9 @@ def bytes_of_network(net: nn.Module) -> dict[str, int]:
     """
     layers = task_layers(net).values()
     tensors = [layer.flat_bias for layer in layers if layer.flat_bias is not None]
-    packed = {t.untyped_storage().data_ptr() for layer in layers for t in (*layer.parameters(), *layer.buffers()) if t.numel()}
+    packed = {
+        t.untyped_storage().data_ptr() for layer in layers for t in (*layer.parameters(), *layer.buffers()) if t.numel()
+    }
     others = [t for t in (*net.parameters(), *net.buffers()) if t.untyped_storage().data_ptr() not in packed]
     return {
         "values": bytes_of_tensors(layer.flat_values for layer in layers),
@@ -146,7 +148,7 @@ def sizes_of(net: MultitaskNetwork | DenseNetworks, path: Path) -> dict[str, Any
         save_file({name: tensor.detach().clone() for name, tensor in net.state_dict().items()}, path)
         owned = {}
         for task, network in net.networks.items():
-            for name, parameter in cast(nn.Module, network).named_parameters():
+            for name, parameter in network.named_parameters():
                 if parameter.dim() > 1:
                     owned.setdefault(name.removesuffix(".weight"), {})[task] = parameter.numel()
     return {
