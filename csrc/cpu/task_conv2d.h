@@ -25,7 +25,7 @@ struct ConvLane {
   int64_t image, i, j;
 };
 
-// The part of the source that a result tile needs: [channel][group][row][place][lane]. What lies outside the image is 0.
+// The part of the source that a result tile needs: [channel][group][row][place][lane]. Outside the image it is 0.
 struct ConvSourceTile {
   int32_t num_groups;           // lanes per tile = num_groups * kLanes
   int32_t num_rows;             // rows held

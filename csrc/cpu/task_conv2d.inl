@@ -1,12 +1,18 @@
 // The sparse convolution's inner loops: see task_conv2d.h for the layout of tiles.
 
-#include "task_conv2d_tiles.inl"
+#include "task_conv2d_partial.inl"
+
+#include "task_conv2d_in.inl"
+#include "task_conv2d_out.inl"
 
 // A piece of R rows x N columns of pixels keeps its sums in registers while the weights of one output channel pass by.
 // AVX-512 has 32 registers, the others 16, of which the weight takes one.
 constexpr int kConvMostSums = RSN2_VECTOR_BYTES == 64 ? 16 : 12;
 constexpr int kConvMostColumns = 8;
 constexpr int kConvMostRows = 8;
+// Products that are added up before they are added to the result: short chains of additions lose fewer bits. At a
+// density of 0.2 this costs 3 % of the time against rows added up as a whole.
+constexpr int64_t kConvMostChain = 16;
 
 template <typename A, int R, int N>
 static void walk_piece(const ConvWalk& work, const A* source, A* results) {
@@ -16,25 +22,31 @@ static void walk_piece(const ConvWalk& work, const A* source, A* results) {
   const A* start = static_cast<const A*>(work.start);
   const int64_t source_pitch = work.source_row_pitch * L, result_row = work.columns * L;
   for (int64_t row = 0; row < work.num_rows; ++row, results += work.result_pitch * L) {
-    Vec<A> sum[R][N] = {};  // of this block alone: short chains of additions lose fewer bits
-    for (const ConvWeight<A>* const end = first + work.row_ends[row]; weight != end; ++weight) {
-      const Vec<A> value = broadcast<A>(weight->value);
-      const A* at = source + weight->offset;
+    const ConvWeight<A>* const row_end = first + work.row_ends[row];
+    const Vec<A> from = broadcast<A>(start != nullptr ? start[row] : A(0));
+    bool is_first = start != nullptr;
+    do {
+      const ConvWeight<A>* const end = row_end - weight > kConvMostChain ? weight + kConvMostChain : row_end;
+      Vec<A> sum[R][N] = {};
+      for (; weight != end; ++weight) {
+        const Vec<A> value = broadcast<A>(weight->value);
+        const A* at = source + weight->offset;
+        RSN2_UNROLL
+        for (int r = 0; r < R; ++r) {
+          RSN2_UNROLL
+          for (int n = 0; n < N; ++n) sum[r][n] += value * load<A>(at + r * source_pitch + n * L);
+        }
+      }
       RSN2_UNROLL
       for (int r = 0; r < R; ++r) {
         RSN2_UNROLL
-        for (int n = 0; n < N; ++n) sum[r][n] += value * load<A>(at + r * source_pitch + n * L);
+        for (int n = 0; n < N; ++n) {
+          A* to = results + r * result_row + n * L;
+          store<A>(to, sum[r][n] + (is_first ? from : load<A>(to)));
+        }
       }
-    }
-    const Vec<A> from = broadcast<A>(start != nullptr ? start[row] : A(0));
-    RSN2_UNROLL
-    for (int r = 0; r < R; ++r) {
-      RSN2_UNROLL
-      for (int n = 0; n < N; ++n) {
-        A* to = results + r * result_row + n * L;
-        store<A>(to, sum[r][n] + (start != nullptr ? from : load<A>(to)));
-      }
-    }
+      is_first = false;
+    } while (weight != row_end);
   }
 }
 
@@ -54,7 +66,7 @@ static void dots_piece(const ConvDots& work, const A* source, const A* grad) {
     }
     for (const int32_t* const end = work.offsets + work.row_ends[row]; offset != end; ++offset, sums += L) {
       const A* at = source + *offset;
-      Vec<A> even = load<A>(sums), odd = {};  // two chains of additions, so that they do not wait for each other
+      Vec<A> even = {}, odd = {};  // two chains of additions, so that they do not wait for each other
       RSN2_UNROLL
       for (int r = 0; r < R; ++r) {
         RSN2_UNROLL
@@ -64,7 +76,7 @@ static void dots_piece(const ConvDots& work, const A* source, const A* grad) {
           else odd += g[r][n] * x;
         }
       }
-      store<A>(sums, even + odd);
+      store<A>(sums, load<A>(sums) + (even + odd));
     }
   }
 }

@@ -54,6 +54,7 @@ void do_job(const ConvCall& call, const Part& part, const Job& job, const ConvIm
     num_weights += slot.brick_starts[index.brick(c_block, job.end_o)] -
                    slot.brick_starts[index.brick(c_block, job.first_o)];  // an input block's bricks are adjacent
   }
+  if (num_weights == 0) return;
   int32_t* const offsets = space.offsets.room_for(num_weights);
   int32_t* const row_ends = space.row_ends.room_for((job.end_c - job.first_c) * brick_rows);
   std::vector<int64_t> block_starts;
@@ -123,31 +124,29 @@ void do_job(const ConvCall& call, const Part& part, const Job& job, const ConvIm
   }
 }
 
-// Cuts a slot's bricks into jobs: all output channels of as many input blocks as fit, fewer if there would be too few
-// jobs for the threads; where one block is too much already, fewer output channels.
-void add_jobs(const ConvIndex& index, const ConvIndex::Slot& slot, int64_t group, int64_t most_weights,
-              int64_t wanted_jobs, std::vector<Job>& jobs) {
-  const int64_t fair = std::max<int64_t>(1, divide_up(slot.N, wanted_jobs));
-  const int64_t most = std::min(most_weights, fair + fair / 16);
+// Cuts a slot's bricks into jobs: a panel of output channels by as many input blocks as fit, fewer if there would be
+// too few jobs for the threads; where one block is too much already, fewer output channels.
+void add_jobs(const ConvIndex& index, const Part& part, int64_t group, int64_t most_weights, int64_t wanted_jobs,
+              std::vector<Job>& jobs) {
+  const int64_t fair = divide_up(part.slot.N, wanted_jobs), most = std::min(most_weights, fair + fair / 16);
   const auto weights = [&](int64_t c, int64_t first_o, int64_t end_o) {
-    return slot.brick_starts[index.brick(c, end_o)] - slot.brick_starts[index.brick(c, first_o)];
+    return part.slot.brick_starts[index.brick(c, end_o)] - part.slot.brick_starts[index.brick(c, first_o)];
   };
-  const int64_t all = index.num_blocks_o;
-  for (int64_t c = 0; c < index.num_blocks_c;) {
-    if (weights(c, 0, all) > most) {
-      for (int64_t o = 0; o < all;) {
-        int64_t end = o + 1;
-        while (end < all && weights(c, o, end + 1) <= most) ++end;
-        if (weights(c, o, end) > 0) jobs.push_back({group, c, c + 1, o, end});
-        o = end;
+  for (int64_t panel = 0; panel < index.num_blocks_o; panel += part.plan.panel_blocks) {
+    const int64_t panel_end = std::min(index.num_blocks_o, panel + part.plan.panel_blocks);
+    for (int64_t c = 0; c < index.num_blocks_c;) {
+      int64_t end_c = c + 1, total = weights(c, panel, panel_end);
+      while (end_c < index.num_blocks_c && total + weights(end_c, panel, panel_end) <= most) {
+        total += weights(end_c++, panel, panel_end);
       }
-      ++c;
-      continue;
+      for (int64_t o = panel; o < panel_end;) {  // once, unless block c alone is too much
+        int64_t end_o = total <= most ? panel_end : o + 1;
+        while (end_o < panel_end && weights(c, o, end_o + 1) <= most) ++end_o;
+        jobs.push_back({group, c, end_c, o, end_o});
+        o = end_o;
+      }
+      c = end_c;
     }
-    int64_t end = c, total = 0;
-    while (end < index.num_blocks_c && total + weights(end, 0, all) <= most) total += weights(end++, 0, all);
-    if (total > 0) jobs.push_back({group, c, end, 0, all});
-    c = end;
   }
 }
 
@@ -167,11 +166,10 @@ void run(const ConvCall& call, const ConvImages& x, const ConvImages& grad_y, co
     // The cut into tiles decides the order of the sum, so it depends on this slot alone.
     make_plan(h, w,
               {group.end - group.begin, part.slot.N, index.C, index.block_c, index.O, index.block_o, lanes,
-               call.kernels->vector_bytes, 1, true},
+               call.kernels->vector_bytes, 1},
               part.plan);
     const int64_t wanted_jobs = divide_up(call.threads.number, static_cast<int64_t>(call.groups.size()));
-    add_jobs(index, part.slot, static_cast<int64_t>(g),
-             MOST_SUM_BYTES / call.kernels->vector_bytes, wanted_jobs, jobs);
+    add_jobs(index, part, static_cast<int64_t>(g), MOST_SUM_BYTES / call.kernels->vector_bytes, wanted_jobs, jobs);
   }
   share_jobs<Workspace<A>>(call.threads, static_cast<int64_t>(jobs.size()), [&](Workspace<A>& space, int64_t j) {
     const int64_t g = jobs[j].group;

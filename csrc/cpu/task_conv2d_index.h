@@ -1,8 +1,8 @@
-// The convolution's index: for each slot its owned weights in an order in which a block of them works on a few channels,
-// whose pixels stay in the first-level cache, and which serves the products both ways. Torch-free.
+// The convolution's index: for each slot its owned weights in an order in which a block of them works on a few
+// channels, whose pixels stay in the first-level cache, and which serves the products both ways. Torch-free.
 //
-// The matrix [O, (kernel position, C)] is cut into bricks of block_o output channels x block_c input channels x all kernel
-// positions. A slot's weights stand brick after brick (bricks: input channel block major), in a brick by output channel,
+// The matrix [O, (kernel position, C)] is cut into bricks of block_o output channels x block_c input channels x all
+// kernel positions. A slot's weights stand brick after brick (input channel block major), in a brick by output channel,
 // then by column. int32 words:
 //   0..7        1 (version), T, O, C, P, Q, block_c, block_o
 //   8..8+T      segment_starts[T + 1], in words

@@ -40,8 +40,9 @@ ConvWindow make_window(const ConvAxis& axis, int64_t count) {
   const int64_t span = (count - 1) * axis.step + offsets.back() - window.first + 1;
   window.place_of.assign(static_cast<size_t>(span), -1);
 
-  // A pixel is held once. Pixels of equal remainder by the step stand side by side, so that the next grid point's is the
-  // next one held. A wide dilation leaves pixels out: each position then holds its own run, if no two want one pixel.
+  // A pixel is held once. Pixels of equal remainder by the step stand side by side, so that the next grid point's is
+  // the next one held. A wide dilation leaves pixels out: each position then holds its own run, if no two want
+  // one pixel.
   bool runs_are_disjoint = true;
   int32_t next = 0;
   for (const int64_t offset : offsets) {
@@ -137,14 +138,12 @@ void make_plan(const ConvAxis& h, const ConvAxis& w, const ConvLoad& load, ConvP
         const int64_t source_bytes =
             std::min(load.block_channels, load.num_channels) * num_groups * places_h * places_w[n] * load.vector_bytes;
         const bool is_smallest = rows == all_rows.back() && columns == all_columns.back() && num_groups == 1;
-        const int64_t result_bytes = (load.holds_all_rows ? num_blocks : 1) * brick_bytes;
-        if ((result_bytes > RESULT_BYTES || source_bytes > SOURCE_BYTES) && !is_smallest) continue;
+        if ((brick_bytes > RESULT_BYTES || source_bytes > SOURCE_BYTES) && !is_smallest) continue;
         const int64_t fitting = std::clamp<int64_t>(RESULT_BYTES / brick_bytes, 1, num_blocks);
-        for (int64_t panel = load.holds_all_rows ? num_blocks : fitting; panel >= 1; panel /= 2) {
+        for (int64_t panel = fitting; panel >= 1; panel /= 2) {
           const Cut cut{rows, columns, num_groups, divide_up(num_blocks, divide_up(num_blocks, panel))};
           const double cost = cost_of(h, w, load, grid_h, grid_w, cut, places_h, places_w[n]);
           if (cost < least) least = cost, best = cut;
-          if (load.holds_all_rows) break;
         }
       }
     }

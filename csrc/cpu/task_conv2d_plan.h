@@ -45,7 +45,6 @@ struct ConvLoad {
   int64_t num_rows, block_rows;         // channels of the result: all, and per brick
   int64_t lanes, vector_bytes;
   int64_t num_threads;                  // to share the tiles of this slot; 1 where the cut must not depend on it
-  bool holds_all_rows;                  // results are not cut into panels (gradient of the values)
 };
 
 struct ConvPlan {

@@ -13,6 +13,7 @@
 
 #include "task_conv2d.h"
 #include "task_conv2d_index.h"
+#include "task_conv2d_numbers.h"
 #include "task_conv2d_plan.h"
 
 namespace rsn2 {
@@ -101,27 +102,6 @@ void share_jobs(const ConvThreads& threads, int64_t num_jobs, const DoJob& do_jo
   else threads.run(num_workers, worker);
   if (error) std::rethrow_exception(error);
 }
-
-// 16-bit values and others, as the type sums are held in.
-struct ConvBFloat16 {
-  uint16_t bits;
-};
-struct ConvFloat16 {
-  uint16_t bits;
-};
-inline float as_sum(float v) { return v; }
-inline double as_sum(double v) { return v; }
-inline float as_sum(ConvBFloat16 v) {
-  const uint32_t bits = static_cast<uint32_t>(v.bits) << 16;
-  float result;
-  __builtin_memcpy(&result, &bits, sizeof(result));
-  return result;
-}
-float as_sum(ConvFloat16 v);
-inline void from_sum(float v, float& to) { to = v; }
-inline void from_sum(double v, double& to) { to = v; }
-void from_sum(float v, ConvBFloat16& to);
-void from_sum(float v, ConvFloat16& to);
 
 // Fills the lanes of one tile set: pictures first .. of a group, image after image.
 int64_t fill_lanes(const ConvCall& call, const ConvGroup& group, const ConvPlan& plan, int64_t first, int64_t lanes,

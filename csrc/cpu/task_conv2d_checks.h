@@ -1,0 +1,32 @@
+// What the convolution's operators share on the host side: checks of arguments, and how the kernels see tensors.
+#pragma once
+
+#include "host.h"
+#include "task_conv2d_run.h"
+
+namespace rsn2 {
+
+ConvDtype conv_dtype(const char* op, const char* name, const Tensor& tensor);
+
+// Images have the dtype of the values, or 16 bits beside float32 values.
+void check_dtypes(const char* op, const char* name, ConvDtype images, ConvDtype values);
+
+// Checks that a tensor has shape [B, channels, H, W].
+ConvImages images_of(const char* op, const char* name, const Tensor& tensor, int64_t channels);
+
+// A new tensor of this shape in the memory format of `like`, and how the kernels see it.
+Tensor empty_images(const Tensor& like, const std::vector<int64_t>& size);
+ConvImages result_images(const Tensor& tensor);
+
+ConvShape shape_of(const char* op, const Positions& positions, int64_t H, int64_t W,
+                   const std::vector<int64_t>& kernel_size, const std::vector<int64_t>& stride,
+                   const std::vector<int64_t>& padding, const std::vector<int64_t>& dilation);
+
+// A store, checked for the slots that occur; adds the weights they read.
+ConvStore store_of(const char* op, const Tensor& values, const Tensor& index, const Positions& positions,
+                   const ConvShape& shape, const std::vector<RowGroup>& groups, int64_t& num_weights);
+
+// A call on the kernels of the level in use and libtorch's threads.
+ConvCall call_of(const ConvShape& shape, ConvDtype images, ConvDtype values, const RowGroups& rows);
+
+}  // namespace rsn2
