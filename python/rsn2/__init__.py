@@ -1,19 +1,33 @@
 """Many tasks in one network, each in its own disjoint part of the weights: the procedure, methods and experiments.
 
-``rsn2.data``, ``rsn2.metrics`` and ``rsn2.models`` are imported when they are first used.
+Everything is imported when it is first used, so that the command line starts without waiting for torch.
 """
 
 from __future__ import annotations
 
 import importlib
-from types import ModuleType
+from typing import TYPE_CHECKING, Any
 
-from rsn2.checkpoint import load
-from rsn2.network import MultitaskNetwork
-from rsn2.procedure import ClaimReport, EarlyStopping, History, claim, equal_share, fit
-from rsn2_kernels import CapacityError, __version__
+if TYPE_CHECKING:
+    from rsn2 import data, metrics, models
+    from rsn2.checkpoint import load
+    from rsn2.network import MultitaskNetwork
+    from rsn2.procedure import ClaimReport, EarlyStopping, History, claim, equal_share, fit
+    from rsn2_kernels import CapacityError, __version__
 
 _MODULES = ("data", "metrics", "models")
+_HOMES = {
+    "CapacityError": "rsn2_kernels",
+    "ClaimReport": "rsn2.procedure",
+    "EarlyStopping": "rsn2.procedure",
+    "History": "rsn2.procedure",
+    "MultitaskNetwork": "rsn2.network",
+    "__version__": "rsn2_kernels",
+    "claim": "rsn2.procedure",
+    "equal_share": "rsn2.procedure",
+    "fit": "rsn2.procedure",
+    "load": "rsn2.checkpoint",
+}
 
 __all__ = [
     "CapacityError",
@@ -23,17 +37,23 @@ __all__ = [
     "MultitaskNetwork",
     "__version__",
     "claim",
+    "data",
     "equal_share",
     "fit",
     "load",
+    "metrics",
+    "models",
 ]
 
 
-def __getattr__(name: str) -> ModuleType:
+def __getattr__(name: str) -> Any:
     if name in _MODULES:
         return importlib.import_module(f"rsn2.{name}")
-    raise AttributeError(f"module 'rsn2' has no attribute {name!r}")
+    if name not in _HOMES:
+        raise AttributeError(f"module 'rsn2' has no attribute {name!r}")
+    found = globals()[name] = getattr(importlib.import_module(_HOMES[name]), name)
+    return found
 
 
 def __dir__() -> list[str]:
-    return sorted([*__all__, *_MODULES])
+    return sorted(__all__)

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-# What the libraries raise for wrong input, missing files and absent backends. Anything else is a bug and keeps its traceback.
+# What the libraries raise for wrong input, missing files and absent backends. Anything else is a bug and keeps its
+# traceback.
 _CLEAR_ERRORS = (ValueError, TypeError, LookupError, RuntimeError, OSError, ImportError)
 
 
@@ -50,7 +51,9 @@ class _SeveralSeeds(TyperCommand):
 app = typer.Typer(cls=_OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="One network, many tasks, each in its own disjoint part of the weights.")  # fmt: skip
 
-Threads = Annotated[int | None, typer.Option(min=1, help="Threads for PyTorch; its own choice by default.", show_default=False)]
+Threads = Annotated[
+    int | None, typer.Option(min=1, help="Threads for PyTorch; its own choice by default.", show_default=False)
+]
 
 
 def _print_version(wanted: bool) -> None:
@@ -84,7 +87,9 @@ def _use_threads(threads: int | None) -> None:
 @app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="The HTML page to write.")] = Path("rsn2-demo.html"),
-    quick: Annotated[bool, typer.Option("--quick", help="A few epochs only: shows that it runs, not how well.")] = False,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A few epochs only: shows that it runs, not how well.")
+    ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Decides starting values and the order of the data.")] = 0,
     threads: Threads = None,
 ) -> None:
@@ -136,7 +141,9 @@ def run(
     from rsn2.report.results import write_markdown
 
     folder = Path("runs") / experiment if out is None else out
-    run_units(loaded, folder, data_dir=data_dir, seeds=seeds, variants=variant, smoke=smoke, progress=progress, say=typer.echo)
+    run_units(
+        loaded, folder, data_dir=data_dir, seeds=seeds, variants=variant, smoke=smoke, progress=progress, say=typer.echo
+    )
     path = write_markdown(loaded, folder)
     typer.echo(path.read_text(encoding="utf-8"))
     typer.echo(f"{folder / 'results.jsonl'} and {path} hold this")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from rsn2.demo.tasks import Task, inputs_of, owned_tensors
 from rsn2.experiments.training import DenseNetworks, bytes_of_network, digest, outputs_of
@@ -34,7 +34,8 @@ def fingerprint(net: MultitaskNetwork, task: Task) -> Fingerprint:
 
 @dataclass
 class Proof:
-    """Fingerprints of finished tasks: ``first`` when a task was finished, ``last`` after everything else was trained."""
+    """Fingerprints of finished tasks: ``first`` when a task was finished, ``last`` after everything else was
+    trained."""
 
     first: dict[str, Fingerprint] = field(default_factory=dict)
     last: dict[str, Fingerprint] = field(default_factory=dict)
@@ -85,12 +86,26 @@ def sizes(net: MultitaskNetwork, networks: DenseNetworks) -> Sizes:
 
 @dataclass(frozen=True)
 class Speed:
-    """Forward passes over ``rows_per_task`` rows of every task: one call of the network, and one call of each dedicated one."""
+    """Forward passes over ``rows_per_task`` rows of every task: one call of the network, and one call of each dedicated
+    one.
+
+    Attributes:
+        ours: with all threads.
+        dedicated: with all threads or with one, whichever has the smaller median.
+        dedicated_threads: which that was.
+        is_identical: whether the mixed batch gives the bits that the tasks give one by one.
+    """
 
     rows_per_task: int
     ours: Timing
     dedicated: Timing
+    dedicated_threads: int
     is_identical: bool
+
+    @property
+    def is_noisy(self) -> bool:
+        """Whether the measurements are so far apart that other work on the machine must have disturbed them."""
+        return any(t.quantile_ms(0.8) > 2 * t.quantile_ms(0.2) for t in (self.ours, self.dedicated))
 
     @property
     def ratio(self) -> float:
@@ -99,7 +114,9 @@ class Speed:
 
 
 @torch.inference_mode()
-def speed(net: MultitaskNetwork, networks: DenseNetworks, tasks: Mapping[str, Task], rows_per_task: int, repeats: int) -> Speed:
+def speed(
+    net: MultitaskNetwork, networks: DenseNetworks, tasks: Mapping[str, Task], rows_per_task: int, repeats: int
+) -> Speed:
     """Time a mixed batch, in turns with the dedicated networks on the same rows, after its results were checked.
 
     Raises:
@@ -113,10 +130,27 @@ def speed(net: MultitaskNetwork, networks: DenseNetworks, tasks: Mapping[str, Ta
     for name, x in inputs.items():
         dense = _as_dense(net, name)
         plain = dense(x)
-        # Wider than for one operator: rounding runs through six layers, and there are few outputs to take the maximum of.
+        # Wider than for one operator: rounding runs through six layers, and there are few outputs to take the maximum
+        # of.
         assert_as_accurate(mixed[name], plain=plain, exact=dense.double()(x.double()), factor=4)
-    timings = time_in_turns({"ours": lambda: net(inputs), "dedicated": lambda: networks(inputs)}, repeats=repeats, rest_seconds=0.03)
-    return Speed(rows_per_task, timings["ours"], timings["dedicated"], is_identical)
+    num_threads = torch.get_num_threads()
+    functions: dict[str, Callable[[], object]] = {
+        "ours": lambda: net(inputs),
+        str(num_threads): lambda: networks(inputs),
+    }
+    if num_threads > 1:
+        functions["1"] = lambda: _with_one_thread(networks, inputs)
+    timings = time_in_turns(functions, repeats=repeats, rest_seconds=0.03)
+    ours = timings.pop("ours")
+    threads = min(timings, key=lambda name: timings[name].median_ms())
+    return Speed(rows_per_task, ours, timings[threads], int(threads), is_identical)
+
+
+def _with_one_thread(networks: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    networks(inputs)
+    torch.set_num_threads(num_threads)
 
 
 def _as_dense(net: MultitaskNetwork, task: str) -> nn.Sequential:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from rsn2.data.errors import require
-from rsn2.demo.wording import difference, kilobytes, milliseconds, score_text, stage_names
+from rsn2.demo.wording import difference, kilobytes, milliseconds, score_text, stage_names, verdict
 
 
 def print_tables(console: Any, result: Any) -> None:
@@ -21,14 +21,18 @@ def print_tables(console: Any, result: Any) -> None:
     scores = table("On test data", "task", "measure", "here", "dedicated", "difference")
     for name, task in result.tasks.items():
         ours, alone = result.final[name].score, result.dedicated[name].score
-        scores.add_row(name, task.metric, score_text(task, ours), score_text(task, alone), difference(task, ours, alone))
+        scores.add_row(
+            name, task.metric, score_text(task, ours), score_text(task, alone), difference(task, ours, alone)
+        )
     console.print(scores)
 
     stages = stage_names()
-    losses = table("Test loss after each stage: it never changes once a task is finished", "task", *stages, "outputs and weights")
+    losses = table(
+        "Test loss after each stage: it never changes once a task is finished", "task", *stages, "outputs and weights"
+    )
     for name in result.tasks:
         cells = [f"{stage[name].loss:.4f}" if name in stage else "" for stage in result.after_stage]
-        losses.add_row(name, *cells, "bit-identical")
+        losses.add_row(name, *cells, verdict(result, name))
     console.print(losses)
     forgetful = table("The same in an ordinary network, which forgets", "task", *stages)
     for name in result.tasks:
@@ -52,7 +56,9 @@ def print_tables(console: Any, result: Any) -> None:
         size.add_row(words, kilobytes(num_bytes))
     console.print(size)
 
-    time = table("Milliseconds, median (20 % to 80 %)", "rows", "one mixed batch", "four dedicated networks", "times faster")
+    time = table(
+        "Milliseconds, median (20 % to 80 %)", "rows", "one mixed batch", "four dedicated networks", "times faster"
+    )
     for speed in result.speeds:
         rows = f"{speed.rows_per_task} of each task"
         time.add_row(rows, milliseconds(speed.ours), milliseconds(speed.dedicated), f"{speed.ratio:.2f}")

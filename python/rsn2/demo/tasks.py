@@ -29,7 +29,7 @@ class Protocol:
     Attributes:
         keep: share of each trunk layer's weights that a task claims.
         max_epochs, patience, min_delta: early stopping on the validation loss.
-        batch_size, learning_rate: of Adam's steps.
+        batch_size, learning_rate, weight_decay: of AdamW's steps.
         seed: of starting values and of the order of the data.
     """
 
@@ -39,6 +39,7 @@ class Protocol:
     min_delta: float = 0.001
     batch_size: int = 64
     learning_rate: float = 1e-3
+    weight_decay: float = 0.5
     seed: int = 0
 
 

@@ -49,8 +49,8 @@ class Settings:
         mode: when the tasks choose, see ``rsn2.claim``.
         start: whether claimed weights start at the base or rescaled for the kept fan-in, see ``rsn2.claim``.
         score: what they choose by.
-        output_scope: ``"row"``: every output unit (class) keeps as many weights; ``"tensor"``: the largest scores of the
-            output layer as a whole, as the paper has it.
+        output_scope: ``"row"``: every output unit (class) keeps as many weights; ``"tensor"``: the largest scores of
+            the output layer as a whole, as the paper has it.
         batch_size, learning_rate, adam_eps, max_epochs: of training.
         patience, min_delta: early stopping on the sum of the tasks' validation losses.
         validation_share: the last rows of the training arrays that are kept for validation.
@@ -84,15 +84,16 @@ def mnist_and_fashion() -> Experiment:
         title="MNIST digits and Fashion-MNIST in one fully connected network",
         description=(
             "One network 784-1000x6-10 (5 794 000 weights) holds both tasks; each claims 10 % of the weights of every "
-            "layer, the output layer included, by the size of the gradient, and no weight belongs to both. Both are trained "
-            "together: batches of 512, Adam (1e-3), at most 100 epochs, stopped when the sum of the validation losses has "
-            "not fallen by 0.01 for 3 epochs, best weights restored. Test data is looked at once, at the end.\n\n"
-            "Other than in the paper's own run: masks are chosen on the 48 000 training images without the 12 000 "
-            "validation images; every task has its own dense bias, which is not pruned; exactly 10 % are kept, ties and "
-            "zero gradients included; in the output layer every class keeps 10 % of its own weights, since the largest "
-            "gradients of the whole layer can leave a class without any (with seed 0 a digit that was never predicted, "
-            "87.8 % on the validation images). The variant `rescaled` starts from the dense controls' distribution, those "
-            "of each unit multiplied so that their sum over the kept fan-in has the variance it had over all inputs."
+            "layer, the output layer included, by the size of the gradient, and no weight belongs to both. Both are "
+            "trained together: batches of 512, Adam (1e-3), at most 100 epochs, stopped when the sum of the validation "
+            "losses has not fallen by 0.01 for 3 epochs, best weights restored. Test data is looked at once, at the "
+            "end.\n\nOther than in the paper's own run: masks are chosen on the 48 000 training images without the "
+            "12 000 validation images; every task has its own dense bias, which is not pruned; exactly 10 % are kept, "
+            "ties and zero gradients included; in the output layer every class keeps 10 % of its own weights, since "
+            "the largest gradients of the whole layer can leave a class without any (with seed 0 a digit that was "
+            "never predicted, 87.8 % on the validation images). The variant `rescaled` starts from the dense controls' "
+            "distribution, those of each unit multiplied so that their sum over the kept fan-in has the variance it "
+            "had over all inputs."
         ),
         variants={
             "base": Variant("starting values N(0, 0.05²)", Settings(), ("together",)),
@@ -109,8 +110,9 @@ def mnist_and_fashion() -> Experiment:
                    expected={"base": 97.0, "rescaled": 97.4}, class_names=DIGIT_CLASSES,
                    published_f1=(.99, .99, .98, .97, .97, .97, .98, .98, .97, .96),
                    published_control_f1=(.98, .99, .97, .97, .98, .97, .98, .97, .96, .96)),
-            Column("fashion", "accuracy", "Fashion, %", published=86, published_control=88, source="Tables 3, 11 and 12",
-                   expected={"base": 86.5, "rescaled": 87.5}, class_names=FASHION_CLASSES,
+            Column("fashion", "accuracy", "Fashion, %", published=86, published_control=88,
+                   source="Tables 3, 11 and 12", expected={"base": 86.5, "rescaled": 87.5},
+                   class_names=FASHION_CLASSES,
                    published_f1=(.82, .97, .77, .87, .79, .96, .62, .94, .97, .95),
                    published_control_f1=(.84, .98, .79, .88, .79, .97, .69, .95, .97, .96)),
         ),
@@ -157,7 +159,8 @@ def run_unit(unit: Unit, context: Context) -> dict[str, Any]:
         net = DenseNetworks({unit.stage: network})
     optimizer = functools.partial(torch.optim.Adam, lr=settings["learning_rate"], eps=settings["adam_eps"])
     # What fit asks of a network, the dense ones answer too.
-    history = fit(cast(MultitaskNetwork, net), list(tasks), train, validation, losses, optimizer=optimizer, max_epochs=settings["max_epochs"],
+    history = fit(cast(MultitaskNetwork, net), list(tasks), train, validation, losses, optimizer=optimizer,
+                  max_epochs=settings["max_epochs"],
                   early_stopping=EarlyStopping(patience=settings["patience"], min_delta=settings["min_delta"]),
                   checkpoint=context.checkpoint, progress=context.progress, seed=unit.seed)  # fmt: skip
     seconds = [epoch["seconds"] for epoch in history.epochs]

@@ -96,7 +96,8 @@ class Variant:
     Attributes:
         title: in one line, for tables.
         settings: a frozen dataclass of plain values.
-        stages: names of its units, in order; a later one may build on what an earlier one left in the folder of results.
+        stages: names of its units, in order; a later one may build on what an earlier one left in the folder of
+            results.
         is_control: whether this is the dense control.
     """
 

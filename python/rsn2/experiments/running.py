@@ -17,8 +17,8 @@ def run(experiment: Experiment, out: Path, *, data_dir: Path | None = None, seed
         say: Callable[[str], None] = print) -> list[dict[str, Any]]:  # fmt: skip
     """Do the work that no line in ``out/results.jsonl`` records yet.
 
-    A unit that was interrupted goes on from its checkpoint in ``out/checkpoints``; the checkpoint is deleted when the line
-    is written.
+    A unit that was interrupted goes on from its checkpoint in ``out/checkpoints``; the checkpoint is deleted when the
+    line is written.
 
     Args:
         experiment: what to run.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,7 +18,8 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 class OrdinaryNetworks(nn.Module):
-    """Ordinary networks that ``rsn2.fit`` trains as it trains a ``MultitaskNetwork``: what results are compared with."""
+    """Ordinary networks that ``rsn2.fit`` trains as it trains a ``MultitaskNetwork``: what results are compared
+    with."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -115,8 +116,8 @@ def bytes_of_network(net: nn.Module) -> dict[str, int]:
     """What a network needs to give outputs, part by part.
 
     Returns:
-        ``values`` and ``positions`` of task layers, ``biases`` of task layers, ``dense`` (all parameters and buffers of other
-        layers), and ``index``, which the kernels derive from the positions and which is in memory only.
+        ``values`` and ``positions`` of task layers, ``biases`` of task layers, ``dense`` (all parameters and buffers of
+        other layers), and ``index``, which the kernels derive from the positions and which is in memory only.
     """
     layers = task_layers(net).values()
     tensors = [layer.flat_bias for layer in layers if layer.flat_bias is not None]

@@ -47,8 +47,8 @@ def time_in_turns(
         repeats: blocks of each function.
         block: measured calls in a block.
         warmups: unmeasured calls at the beginning of each block.
-        rest_seconds: pause before each block. Threads of OpenMP and onnxruntime spin for a while after a call, and would
-            take the cores from whoever comes next; 0.03 is enough.
+        rest_seconds: pause before each block. Threads of OpenMP and onnxruntime spin for a while after a call, and
+            would take the cores from whoever comes next; 0.03 is enough.
 
     Where CUDA is in use, the device is waited for.
 
@@ -57,8 +57,8 @@ def time_in_turns(
     """
     if not functions or repeats < 1 or block < 1 or warmups < 0 or rest_seconds < 0:
         raise ValueError(
-            f"time_in_turns: expected functions, repeats and block of at least 1, warmups and rest_seconds of at least 0, "
-            f"got {len(functions)} functions, {repeats}, {block}, {warmups} and {rest_seconds}"
+            f"time_in_turns: expected functions, repeats and block of at least 1, warmups and rest_seconds of at "
+            f"least 0, got {len(functions)} functions, {repeats}, {block}, {warmups} and {rest_seconds}"
         )
     samples: dict[str, list[float]] = {name: [] for name in functions}
     for _ in range(repeats):

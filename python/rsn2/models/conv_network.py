@@ -15,10 +15,11 @@ from rsn2.models.split import SplitNetwork
 def conv_network(in_channels: int = 1, num_outputs: int = 10, *, image_size: tuple[int, int] = (28, 28),
                  channels: Sequence[int] = (32, 64), hidden: Sequence[int] = (256, 256), pool_stride: int = 1,
                  initialiser: str = "he", generator: torch.Generator | None = None) -> SplitNetwork:  # fmt: skip
-    """Blocks of two 3x3 convolutions and a 2x2 maximum, then linear layers, as in the paper's Experiments 1, 2, 4 and 6.
+    """Blocks of two 3x3 convolutions and a 2x2 maximum, then linear layers, as in the paper's Experiments 1, 2, 4 and
+    6.
 
-    With the defaults: 11 208 480 weights, of which 11 075 584 in the first linear layer, because the paper's pooling moves
-    by one pixel. ``pool_stride=2``, the usual choice, has 935 712.
+    With the defaults: 11 208 480 weights, of which 11 075 584 in the first linear layer, because the paper's pooling
+    moves by one pixel. ``pool_stride=2``, the usual choice, has 935 712.
 
     Args:
         in_channels, image_size: the images, ``[B, in_channels, *image_size]``.
@@ -30,7 +31,8 @@ def conv_network(in_channels: int = 1, num_outputs: int = 10, *, image_size: tup
         generator: where starting values come from; torch's global generator when None.
 
     Returns:
-        Trunk ``[B, C, H, W] -> [B, hidden[-1]]`` with layers ``conv1``, ``relu1``, ..., ``pool1``, ``hidden1``, ..., and head.
+        Trunk ``[B, C, H, W] -> [B, hidden[-1]]`` with layers ``conv1``, ``relu1``, ..., ``pool1``, ``hidden1``, ...,
+        and head.
 
     Raises:
         ValueError: a number is not a positive int, or the image is too small; an unknown initialiser.
@@ -54,9 +56,7 @@ def conv_network(in_channels: int = 1, num_outputs: int = 10, *, image_size: tup
         layers.append((f"pool{block}", nn.MaxPool2d(2, stride=pool_stride)))
         height, width = (height - 2) // pool_stride + 1, (width - 2) // pool_stride + 1
         if height < 1 or width < 1:
-            raise ValueError(
-                f"conv_network: image_size must allow {len(channels)} poolings, got {image_size}"
-            )
+            raise ValueError(f"conv_network: image_size must allow {len(channels)} poolings, got {image_size}")
     layers.append(("flatten", nn.Flatten()))
     previous = previous * height * width
     for layer, num_out in enumerate(hidden, start=1):

@@ -23,9 +23,9 @@ def _glorot(weight: Tensor, generator: torch.Generator | None) -> object:
 
 
 INITIALISERS: dict[str, _Initialiser] = {"normal_0.05": _paper, "he": _he, "glorot": _glorot}
-"""``normal_0.05``: N(0, 0.05^2), what the paper's networks start from. ``he``: normal with variance 2 / fan-in, which keeps
-the size of activations through ReLU layers (He et al., 2015). ``glorot``: uniform with variance 2 / (fan-in + fan-out), what the
-paper's dense controls start from (Glorot and Bengio, 2010)."""
+"""``normal_0.05``: N(0, 0.05^2), what the paper's networks start from. ``he``: normal with variance 2 / fan-in, which
+keeps the size of activations through ReLU layers (He et al., 2015). ``glorot``: uniform with variance 2 / (fan-in +
+fan-out), what the paper's dense controls start from (Glorot and Bengio, 2010)."""
 
 
 def initialise(model: nn.Module, initialiser: str, *, generator: torch.Generator | None = None) -> None:

@@ -17,7 +17,16 @@ from torch.optim import Optimizer
 
 from rsn2.network import MultitaskNetwork
 from rsn2.procedure.plan import Keep, Plan, Target, check_capacity, make_plan
-from rsn2.procedure.score import SCORES, Batches, LossFunction, Scored, ScoreFunction, gradients, largest, largest_by_row
+from rsn2.procedure.score import (
+    SCORES,
+    Batches,
+    LossFunction,
+    Scored,
+    ScoreFunction,
+    gradients,
+    largest,
+    largest_by_row,
+)
 from rsn2_kernels.formats import CapacityError, SeededBase
 from rsn2_kernels.formats.base import random_words
 from rsn2_kernels.nn import TaskLayer
@@ -48,8 +57,8 @@ class ClaimReport:
 
 def claim(net: MultitaskNetwork, tasks: str | Sequence[str], batches: Batches | Mapping[str, Batches],
           loss_fn: LossFunction | Mapping[str, LossFunction], keep: Keep, *, mode: str = "sequential",
-          score: str | ScoreFunction = "gradient", scope: str | Mapping[str, str] = "tensor", start: str = "base", seed: int = 0,
-          optimizer: Optimizer | None = None) -> ClaimReport:  # fmt: skip
+          score: str | ScoreFunction = "gradient", scope: str | Mapping[str, str] = "tensor", start: str = "base",
+          seed: int = 0, optimizer: Optimizer | None = None) -> ClaimReport:  # fmt: skip
     """Give each task the weights that matter most to it (Algorithm 1, lines 2-6).
 
     For one task after another: the weights that other tasks own are deactivated, the free ones stand in with their base
@@ -70,10 +79,10 @@ def claim(net: MultitaskNetwork, tasks: str | Sequence[str], batches: Batches | 
             were the first. What is claimed is disjoint either way.
         score: ``"gradient"`` (the paper), ``"magnitude"``, ``"gradient_x_weight"``, ``"random"``, or a function of
             :class:`~rsn2.procedure.score.Scored`.
-        scope: ``"tensor"``, the ``k`` largest scores of every layer (the paper); ``"row"``, as many for every output unit
-            of a layer, so that none is left without inputs (of an output layer: no class that cannot be predicted), what
-            does not divide evenly going to the largest scores; ``"global"``, as many in all layers together, wherever the
-            scores are largest; or a dict by pattern of layer names with ``"tensor"`` and ``"row"``.
+        scope: ``"tensor"``, the ``k`` largest scores of every layer (the paper); ``"row"``, as many for every output
+            unit of a layer, so that none is left without inputs (of an output layer: no class that cannot be
+            predicted), what does not divide evenly going to the largest scores; ``"global"``, as many in all layers
+            together, wherever the scores are largest; or a dict by pattern of layer names with ``"tensor"`` and ``"row"``.
         start: the values that training begins with: ``"base"``, the layer's initial ones (Fig. 2 of the paper);
             ``"rescaled"``, those of each output unit times ``sqrt(its inputs / its kept inputs)``, so that the sum over
             the kept fan-in has the variance that the sum over all inputs had;
@@ -261,7 +270,7 @@ def _commit(plan: Plan, start: str, seed: int, optimizer: Optimizer | None) -> N
 
 
 def _rescaled(layer: TaskLayer, indices: Tensor) -> Tensor:
-    """The base weights at ``indices``, those of each output unit times ``sqrt(inputs / kept inputs)``; shape of the weight."""
+    """The base weights at ``indices``, each output unit's times ``sqrt(inputs / kept inputs)``; shape of the weight."""
     num_inputs = layer.numel // layer.weight_shape[0]
     rows = indices // num_inputs
     kept = torch.bincount(rows, minlength=layer.weight_shape[0])

@@ -83,8 +83,8 @@ def largest(scores: Tensor, k: int, allowed: Tensor) -> Tensor:
 def largest_by_row(scores: Tensor, k: int, allowed: Tensor, num_rows: int) -> Tensor:
     """Indices of ``k`` scores of which every row has as many, the largest it has, ties to the lower index.
 
-    Each of the ``num_rows`` rows gives ``k // num_rows``, or all that are allowed where it has fewer; what is then missing
-    are the largest of the rest.
+    Each of the ``num_rows`` rows gives ``k // num_rows``, or all that are allowed where it has fewer; what is then
+    missing are the largest of the rest.
 
     Args:
         scores: ``[n]``, rows one after another.

@@ -10,7 +10,7 @@ from rsn2.report.page import text
 
 WIDTH = 340
 TEXT_SIZE = 12
-_CHARACTER = 6.4  # mean width of a character at TEXT_SIZE
+_CHARACTER = 7.3  # mean width of a bold character at TEXT_SIZE, generously
 
 
 @dataclass(frozen=True)
@@ -67,10 +67,9 @@ def bars(title: str, items: Sequence[Bar]) -> str:
             width = max(value * scale, 0.0)
             paint = f'fill="none" stroke="{colour}" stroke-width="2"' if item.outlined else f'fill="{colour}"'
             inset = 1 if item.outlined else 0
-            content.append(
-                f'<rect x="{x + inset:.2f}" y="{top + inset}" width="{max(width - 2 * inset, 0.5):.2f}" height="{16 - 2 * inset}" '
-                f'{paint}><title>{text(what)}</title></rect>'
-            )
+            size = f'width="{max(width - 2 * inset, 0.5):.2f}" height="{16 - 2 * inset}"'
+            corner = f'x="{x + inset:.2f}" y="{top + inset}"'
+            content.append(f"<rect {corner} {size} {paint}><title>{text(what)}</title></rect>")
             x += width
         if item.low is not None and item.high is not None:
             left, right, middle = item.low * scale, item.high * scale, top + 8
@@ -102,7 +101,9 @@ def lines(title: str, stages: Sequence[str], items: Sequence[Line], y_label: str
 
     def at(stage: int, value: float) -> tuple[float, float]:
         span = max(len(stages) - 1, 1)
-        return left + 10 + stage / span * (WIDTH - left - right - 10), top + (1 - value / largest) * (height - top - bottom)
+        return left + 10 + stage / span * (WIDTH - left - right - 10), top + (1 - value / largest) * (
+            height - top - bottom
+        )
 
     for tick in range(num_steps + 1):
         y = at(0, tick * step)[1]
@@ -122,7 +123,9 @@ def lines(title: str, stages: Sequence[str], items: Sequence[Line], y_label: str
         for x, y in points:
             content.append(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="3.5" fill="{item.colour}"/>')
         x, y = points[-1]
-        content.append(f'<path d="M{x + 5:.1f} {y:.1f}L{x + 15:.1f} {label_y:.1f}" stroke="{item.colour}" opacity="0.6"/>')
+        content.append(
+            f'<path d="M{x + 5:.1f} {y:.1f}L{x + 15:.1f} {label_y:.1f}" stroke="{item.colour}" opacity="0.6"/>'
+        )
         content.append(_write(x + 18, label_y + 4, item.label))
     return _svg(height, title, "".join(content))
 

@@ -26,9 +26,13 @@ def png_of(indices: Tensor, colours: Sequence[str]) -> bytes:
         ValueError: the shape, the number of colours or an index does not fit.
     """
     if indices.dim() != 2 or indices.numel() == 0 or len(colours) > 256:
-        raise ValueError(f"png_of: indices must be [H, W] and colours at most 256, got {list(indices.shape)} and {len(colours)}")
+        raise ValueError(
+            f"png_of: indices must be [H, W] and colours at most 256, got {list(indices.shape)} and {len(colours)}"
+        )
     if int(indices.min()) < 0 or int(indices.max()) >= len(colours):
-        raise ValueError(f"png_of: indices must be in 0..{len(colours) - 1}, got {int(indices.min())}..{int(indices.max())}")
+        raise ValueError(
+            f"png_of: indices must be in 0..{len(colours) - 1}, got {int(indices.min())}..{int(indices.max())}"
+        )
     height, width = indices.shape
     rows = indices.to(torch.uint8).numpy()
     palette = b"".join(bytes.fromhex(colour.removeprefix("#")) for colour in colours)
@@ -59,10 +63,14 @@ def owner_picture(masks: Sequence[Tensor], title: str, *, corner: int = 128, pix
     owners = torch.zeros_like(masks[0], dtype=torch.int64)
     for slot, mask in enumerate(masks, start=1):
         if bool((owners[mask] != 0).any()):
-            raise ValueError(f"owner_picture: masks must not overlap, but slot {slot - 1} shares weights with an earlier one")
+            raise ValueError(
+                f"owner_picture: masks must not overlap, but slot {slot - 1} shares weights with an earlier one"
+            )
         owners[mask] = slot
     owners = owners[:corner, :corner]
     colours = [FREE_COLOUR, *(SERIES[slot % len(SERIES)] for slot in range(len(masks)))]
     encoded = base64.b64encode(png_of(owners, colours)).decode()
     height, width = (side * pixels for side in owners.shape)
-    return f'<img class="map" width="{width}" height="{height}" alt="{text(title)}" src="data:image/png;base64,{encoded}">'
+    return (
+        f'<img class="map" width="{width}" height="{height}" alt="{text(title)}" src="data:image/png;base64,{encoded}">'
+    )

@@ -45,7 +45,9 @@ def _mean_and_spread(values: Sequence[float], scale: float, digits: int) -> str:
     return f"{mean:.{digits}f} ({min(values) * scale:.{digits}f} to {max(values) * scale:.{digits}f})"
 
 
-def _rows_by_run(experiment: Experiment, lines: Sequence[dict[str, Any]]) -> list[tuple[str, str, list[dict[str, Any]]]]:
+def _rows_by_run(
+    experiment: Experiment, lines: Sequence[dict[str, Any]]
+) -> list[tuple[str, str, list[dict[str, Any]]]]:
     """(variant, label, its lines): one entry per variant and settings, in the order of the experiment."""
     entries = []
     for name, variant in experiment.variants.items():
@@ -80,7 +82,9 @@ def _main_table(experiment: Experiment, lines: Sequence[dict[str, Any]]) -> Tabl
             rows.append((title, *(_DASH if value is None else f"{value:g}" for value in values), "1", _DASH, _DASH))
     headings = ("", *(column.title for column in experiment.columns), "seeds", "weights used", "file, MB")
     sources = sorted({column.source for column in experiment.columns if column.source})
-    return Table("Results", headings, tuple(rows), f"Mean over seeds (smallest to largest). Paper: {'; '.join(sources)}.")
+    return Table(
+        "Results", headings, tuple(rows), f"Mean over seeds (smallest to largest). Paper: {'; '.join(sources)}."
+    )
 
 
 def _target_table(experiment: Experiment, lines: Sequence[dict[str, Any]]) -> Table | None:
@@ -112,9 +116,7 @@ def _f1_table(column: Column, entries: Sequence[tuple[str, str, list[dict[str, A
     for label, scores in (("paper", column.published_f1), ("paper, dense control", column.published_control_f1)):
         if scores:
             columns.append((label, [f"{score:.2f}" for score in scores]))
-    rows = tuple(
-        (name, *(scores[number] for _, scores in columns)) for number, name in enumerate(column.class_names)
-    )
+    rows = tuple((name, *(scores[number] for _, scores in columns)) for number, name in enumerate(column.class_names))
     return Table(f"{column.task}: F1 per class", ("class", *(label for label, _ in columns)), rows, "Mean over seeds.")
 
 
@@ -130,10 +132,16 @@ def _cost_table(experiment: Experiment, lines: Sequence[dict[str, Any]]) -> Tabl
                 _mean_and_spread([line["wall_seconds"] for line in part], 1, 0),
                 f"{max(line['peak_memory_bytes'] for line in part) / 1e6:.0f}",
             ))  # fmt: skip
-    used = sorted({f"{line['environment']['processor']}, {line['environment']['threads']} threads, "
-                   f"torch {line['environment']['torch']}, CPU level {line['environment']['cpu_level']}" for line in lines})  # fmt: skip
+    used = sorted({_machine(line["environment"]) for line in lines})
     headings = ("", "epochs", "seconds per epoch", "seconds in all", "peak memory, MB")
-    return Table("Cost", headings, tuple(rows), f"On {'; '.join(used)}. Other work on the machine is included in the seconds.")
+    return Table(
+        "Cost", headings, tuple(rows), f"On {'; '.join(used)}. Other work on the machine is included in the seconds."
+    )
+
+
+def _machine(facts: dict[str, Any]) -> str:
+    level = facts["cpu_level"] or "none (reference)"
+    return f"{facts['processor']}, {facts['threads']} threads, torch {facts['torch']}, CPU level {level}"
 
 
 def tables(experiment: Experiment, lines: Sequence[dict[str, Any]]) -> list[Table]:
@@ -189,7 +197,9 @@ def write_report(folder: Path) -> tuple[Path, Path]:
         raise ValueError(f"report: RESULTS_DIR must be a folder, got {folder}")
     lines = [line for path in sorted(folder.rglob(FILE_NAME)) for line in read_lines(path)]
     if not lines:
-        raise ValueError(f"report: RESULTS_DIR must hold {FILE_NAME} with results, but {folder} has none; `rsn2 run` writes them")
+        raise ValueError(
+            f"report: RESULTS_DIR must hold {FILE_NAME} with results, but {folder} has none; `rsn2 run` writes them"
+        )
     names = sorted({line["experiment"] for line in lines})
     unknown = [name for name in names if name not in EXPERIMENTS]
     if unknown:

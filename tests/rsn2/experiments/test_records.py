@@ -32,7 +32,9 @@ def test_lines_are_read_back(tmp_path):
 
 
 def test_the_hash_is_of_the_settings_alone_and_not_of_their_order():
-    assert Unit("a", "b", 1, "c", {"x": 1, "y": 2}).settings_hash == Unit("d", "e", 2, "f", {"y": 2, "x": 1}).settings_hash
+    assert (
+        Unit("a", "b", 1, "c", {"x": 1, "y": 2}).settings_hash == Unit("d", "e", 2, "f", {"y": 2, "x": 1}).settings_hash
+    )
     assert Unit("a", "b", 1, "c", {"x": 1}).settings_hash != Unit("a", "b", 1, "c", {"x": 2}).settings_hash
 
 

@@ -7,7 +7,9 @@ from rsn2.metrics import Timing, time_in_turns
 
 def test_functions_take_turns():
     calls = []
-    timings = time_in_turns({"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3, block=2, warmups=1)
+    timings = time_in_turns(
+        {"a": lambda: calls.append("a"), "b": lambda: calls.append("b")}, repeats=3, block=2, warmups=1
+    )
     assert calls == (["a"] * 3 + ["b"] * 3) * 3
     assert set(timings) == {"a", "b"}
     for timing in timings.values():

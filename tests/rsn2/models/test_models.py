@@ -49,7 +49,9 @@ def test_conv_network_shapes(stride):
     assert head(trunk(torch.randn(2, 3, 9, 11))).shape == (2, 4)
 
 
-@pytest.mark.parametrize(("name", "std"), [("normal_0.05", 0.05), ("he", (2 / 500) ** 0.5), ("glorot", (2 / 800) ** 0.5)])
+@pytest.mark.parametrize(
+    ("name", "std"), [("normal_0.05", 0.05), ("he", (2 / 500) ** 0.5), ("glorot", (2 / 800) ** 0.5)]
+)
 def test_initialisers_have_their_variance(name, std):
     layer = nn.Linear(500, 300)
     initialise(layer, name, generator=torch.Generator().manual_seed(0))

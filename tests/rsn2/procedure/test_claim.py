@@ -199,7 +199,9 @@ def test_row_scope_gives_every_output_unit_its_share(scope: str | dict[str, str]
         return torch.arange(scored.weight.numel(), 0, -1).float().reshape(scored.weight.shape)
 
     net = network("a", "b")
-    rsn2.claim(net, ["a", "b"], {"a": data(), "b": data()}, cross_entropy, 0.45, scope=scope, score=prefers_the_first_unit)
+    rsn2.claim(
+        net, ["a", "b"], {"a": data(), "b": data()}, cross_entropy, 0.45, scope=scope, score=prefers_the_first_unit
+    )
     for name, layer in net.trunk_layers().items():
         by_row = scope == "row" or name in scope or "*" in scope
         for slot in (0, 1):

@@ -27,9 +27,13 @@ def test_largest_is_a_stable_sort(data: st.DataObject) -> None:
 def test_largest_by_row_takes_the_largest_of_each_row_and_then_of_the_rest() -> None:
     scores = torch.tensor([[9, 8, 7, 6], [1, 2, 2, 2], [5, 0, 0, 0.0]])
     allowed = torch.tensor([[True, True, True, True], [True, True, True, True], [True, False, False, False]])
-    chosen = largest_by_row(scores.flatten(), 7, allowed.flatten(), 3)  # two of each row; the last has one; two are left over
+    chosen = largest_by_row(
+        scores.flatten(), 7, allowed.flatten(), 3
+    )  # two of each row; the last has one; two are left over
     assert chosen.tolist() == [0, 1, 2, 3, 5, 6, 8]
-    assert largest_by_row(scores.flatten(), 2, allowed.flatten(), 3).tolist() == [0, 1], "less than one a row: the largest"
+    assert largest_by_row(scores.flatten(), 2, allowed.flatten(), 3).tolist() == [0, 1], (
+        "less than one a row: the largest"
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])

@@ -23,14 +23,22 @@ def parsed(svg: str) -> ElementTree.Element:
 
 
 def test_bars_are_as_long_as_their_values():
-    svg = parsed(charts.bars("two", [Bar("a", ((3.0, "#000000", "x"), (1.0, "#ffffff", "y")), "4"), Bar("b", ((2.0, "#000000", "z"),), "2")]))
+    svg = parsed(
+        charts.bars(
+            "two",
+            [Bar("a", ((3.0, "#000000", "x"), (1.0, "#ffffff", "y")), "4"), Bar("b", ((2.0, "#000000", "z"),), "2")],
+        )
+    )
     widths = [float(rect.get("width")) for rect in svg.iter(f"{SVG}rect")]
     assert widths[0] == pytest.approx(3 * widths[1], rel=0.01) and widths[2] == pytest.approx(2 * widths[1], rel=0.01)
     assert [text.text for text in svg.iter(f"{SVG}text")] == ["a", "4", "b", "2"]
 
 
 def test_bars_stay_inside_the_picture():
-    items = [Bar("a", ((5.0, "#000000", "x"),), "a long label 5.00 ms", low=4.0, high=7.0), Bar("b", ((0.0, "#000000", "x"),), "0")]
+    items = [
+        Bar("a", ((5.0, "#000000", "x"),), "a long label 5.00 ms", low=4.0, high=7.0),
+        Bar("b", ((0.0, "#000000", "x"),), "0"),
+    ]
     for rect in parsed(charts.bars("t", items)).iter(f"{SVG}rect"):
         assert float(rect.get("x")) + float(rect.get("width")) < charts.WIDTH
 
@@ -40,7 +48,11 @@ def test_all_zero_bars_are_drawn():
 
 
 def test_lines_draw_a_point_per_known_value():
-    svg = parsed(charts.lines("t", ["1\na", "2", "3"], [Line("x", (1.0, 1.0, 1.0), "#0"), Line("y", (None, 0.5, 2.0), "#1")], "loss"))
+    svg = parsed(
+        charts.lines(
+            "t", ["1\na", "2", "3"], [Line("x", (1.0, 1.0, 1.0), "#0"), Line("y", (None, 0.5, 2.0), "#1")], "loss"
+        )
+    )
     points = [(float(c.get("cx")), float(c.get("cy"))) for c in svg.iter(f"{SVG}circle")]
     assert len(points) == 5
     assert points[0][1] == points[1][1] == points[2][1], "an unchanged loss is a flat line"
