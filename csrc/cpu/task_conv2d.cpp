@@ -23,22 +23,21 @@ std::vector<ConvStore> stores_of(const char* op, const Tensor& values, const Pos
   return stores;
 }
 
-Tensor task_conv2d(
-    const Tensor& x,                   // [B, C, H, W], any strides
-    const Tensor& values,              // [sum of N], all slots
-    const Tensor& positions,           // [words] int64
-    const Tensor& index,               // [words] int32, task_conv2d_index(positions, kernel_size)
-    const Tensor& slots,               // [] or [B] int64
-    std::optional<Tensor> bias,        // [T, O]
-    std::vector<Tensor> frozen,        // [] or [values, positions, index]
-    std::string activation,            // "none" or "relu"
-    int64_t out_channels,              // O
-    std::vector<int64_t> kernel_size,  // [P, Q]
-    std::vector<int64_t> stride,       // [2]
-    std::vector<int64_t> padding,      // [top, bottom, left, right]
-    std::vector<int64_t> dilation,     // [2]
-    std::vector<Tensor>,               // weight_params and the three after it carry autograd only
-    std::vector<int64_t>, std::vector<Tensor>, std::vector<int64_t>) {
+Tensor task_conv2d(const Tensor& x,                   // [B, C, H, W], any strides
+                   const Tensor& values,              // [sum of N], all slots
+                   const Tensor& positions,           // [words] int64
+                   const Tensor& index,               // [words] int32, task_conv2d_index(positions, kernel_size)
+                   const Tensor& slots,               // [] or [B] int64
+                   std::optional<Tensor> bias,        // [T, O]
+                   std::vector<Tensor> frozen,        // [] or [values, positions, index]
+                   std::string activation,            // "none" or "relu"
+                   int64_t out_channels,              // O
+                   std::vector<int64_t> kernel_size,  // [P, Q]
+                   std::vector<int64_t> stride,       // [2]
+                   std::vector<int64_t> padding,      // [top, bottom, left, right]
+                   std::vector<int64_t> dilation,     // [2]
+                   std::vector<Tensor>,               // weight_params and the three after it carry autograd only
+                   std::vector<int64_t>, std::vector<Tensor>, std::vector<int64_t>) {
   constexpr const char* OP = "task_conv2d";
   const Positions matrix = parse_positions(OP, positions);
   check_value(out_channels == matrix.O, OP, ": out_channels must be ", matrix.O, ", got ", out_channels);
@@ -64,18 +63,17 @@ Tensor task_conv2d(
   return y;
 }
 
-Tensor task_conv2d_grad_input(
-    const Tensor& grad_y,              // [B, O, H', W'], any strides
-    const Tensor& values,              // [sum of N], all slots
-    const Tensor& positions,           // [words] int64
-    const Tensor& index,               // [words] int32
-    const Tensor& slots,               // [] or [B] int64
-    std::vector<Tensor> frozen,        // [] or [values, positions, index]
-    std::vector<int64_t> input_size,   // [C, H, W]
-    std::vector<int64_t> kernel_size,  // [P, Q]
-    std::vector<int64_t> stride,       // [2]
-    std::vector<int64_t> padding,      // [top, bottom, left, right]
-    std::vector<int64_t> dilation      // [2]
+Tensor task_conv2d_grad_input(const Tensor& grad_y,              // [B, O, H', W'], any strides
+                              const Tensor& values,              // [sum of N], all slots
+                              const Tensor& positions,           // [words] int64
+                              const Tensor& index,               // [words] int32
+                              const Tensor& slots,               // [] or [B] int64
+                              std::vector<Tensor> frozen,        // [] or [values, positions, index]
+                              std::vector<int64_t> input_size,   // [C, H, W]
+                              std::vector<int64_t> kernel_size,  // [P, Q]
+                              std::vector<int64_t> stride,       // [2]
+                              std::vector<int64_t> padding,      // [top, bottom, left, right]
+                              std::vector<int64_t> dilation      // [2]
 ) {
   constexpr const char* OP = "task_conv2d_grad_input";
   const Positions matrix = parse_positions(OP, positions);
@@ -96,9 +94,8 @@ Tensor task_conv2d_grad_input(
   return grad_x;
 }
 
-Tensor task_conv2d_index(
-    const Tensor& positions,          // [words] int64
-    std::vector<int64_t> kernel_size  // [P, Q]
+Tensor task_conv2d_index(const Tensor& positions,          // [words] int64
+                         std::vector<int64_t> kernel_size  // [P, Q]
 ) {
   constexpr const char* OP = "task_conv2d_index";
   const Positions matrix = parse_positions(OP, positions);

@@ -35,8 +35,8 @@ struct ConvSourceTile {
   int64_t first_column;         // image column of the first, counted from j * column_step
   int64_t first_row;            // image row of the first one spanned, counted from i * row_step
   // For a tile as wide as the image: where each pixel from (first row, image column 0) on is held, or -1.
-  const int32_t* run_place;     // [run_length]
-  int64_t run_length;           // 0: the tile is narrower
+  const int32_t* run_place;  // [run_length]
+  int64_t run_length;        // 0: the tile is narrower
   int64_t row_step, column_step;
   int64_t row_pitch, group_pitch, channel_pitch;
 };
@@ -65,7 +65,7 @@ struct ConvWalk {
   const void* start;        // [num_rows] A: what a row's sums are added to; nullptr: to what the results hold
   const void* source;
   void* results;
-  int64_t rows, columns;    // of the result tile, groups included in rows
+  int64_t rows, columns;  // of the result tile, groups included in rows
   int64_t source_row_pitch, result_pitch;
 };
 
@@ -78,7 +78,7 @@ struct ConvDots {
   const void* grad;
   int64_t rows, columns;
   int64_t source_row_pitch, grad_pitch;
-  void* sums;               // [row_ends[num_rows - 1]] vectors
+  void* sums;  // [row_ends[num_rows - 1]] vectors
 };
 
 typedef void (*ConvCopyIn)(const ConvImages& images, const ConvSourceTile& form, const ConvLane* lanes,

@@ -72,8 +72,10 @@ static void dots_piece(const ConvDots& work, const A* source, const A* grad) {
         RSN2_UNROLL
         for (int n = 0; n < N; ++n) {
           const Vec<A> x = load<A>(at + r * source_pitch + n * L);
-          if ((r * N + n) % 2 == 0) even += g[r][n] * x;
-          else odd += g[r][n] * x;
+          if ((r * N + n) % 2 == 0)
+            even += g[r][n] * x;
+          else
+            odd += g[r][n] * x;
         }
       }
       store<A>(sums, load<A>(sums) + (even + odd));
@@ -108,15 +110,19 @@ template <typename A, typename Work>
 struct PieceTable {
   ConvPiece<A, Work> of[kConvMostRows + 1][kConvMostColumns + 1];
 };
-#define RSN2_PIECES(R)                                                                                          \
-  {                                                                                                             \
-    nullptr, PieceOf<A, Work, R, 1>::function, PieceOf<A, Work, R, 2>::function, PieceOf<A, Work, R, 3>::function, \
-        PieceOf<A, Work, R, 4>::function, PieceOf<A, Work, R, 5>::function, PieceOf<A, Work, R, 6>::function,   \
-        PieceOf<A, Work, R, 7>::function, PieceOf<A, Work, R, 8>::function                                      \
-  }
+#define RSN2_PIECES(R)               \
+  {nullptr,                          \
+   PieceOf<A, Work, R, 1>::function, \
+   PieceOf<A, Work, R, 2>::function, \
+   PieceOf<A, Work, R, 3>::function, \
+   PieceOf<A, Work, R, 4>::function, \
+   PieceOf<A, Work, R, 5>::function, \
+   PieceOf<A, Work, R, 6>::function, \
+   PieceOf<A, Work, R, 7>::function, \
+   PieceOf<A, Work, R, 8>::function}
 template <typename A, typename Work>
-constexpr PieceTable<A, Work> kPieces = {{{}, RSN2_PIECES(1), RSN2_PIECES(2), RSN2_PIECES(3), RSN2_PIECES(4), {}, {},
-                                          {}, RSN2_PIECES(8)}};
+constexpr PieceTable<A, Work> kPieces = {
+    {{}, RSN2_PIECES(1), RSN2_PIECES(2), RSN2_PIECES(3), RSN2_PIECES(4), {}, {}, {}, RSN2_PIECES(8)}};
 #undef RSN2_PIECES
 
 // Cuts a tile into pieces, as equal as can be, of at most kConvMostSums pixels; neighbours share source rows in the

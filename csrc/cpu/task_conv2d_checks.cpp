@@ -79,16 +79,24 @@ ConvShape shape_of(const char* op, const Positions& positions, int64_t H, int64_
   check_numbers("padding", padding, 4, 0);
   check_numbers("dilation", dilation, 2, 1);
   const int64_t P = kernel_size[0], Q = kernel_size[1];
-  check_value(P * Q <= 65535 && positions.K % (P * Q) == 0, op, ": kernel_size [", P, ", ", Q,
-              "] must divide the ", positions.K, " columns of positions");
+  check_value(P * Q <= 65535 && positions.K % (P * Q) == 0, op, ": kernel_size [", P, ", ", Q, "] must divide the ",
+              positions.K, " columns of positions");
   const auto out_size = [&](int64_t size, int d) {
     const int64_t room = size + padding[2 * d] + padding[2 * d + 1] - dilation[d] * (kernel_size[d] - 1) - 1;
     check_value(room >= 0, op, ": the kernel is larger than the padded image: ", d == 0 ? "height" : "width", " ", size,
                 ", kernel_size ", kernel_size[d], ", dilation ", dilation[d]);
     return room / stride[d] + 1;
   };
-  return {positions.K / (P * Q), H, W, positions.O, out_size(H, 0), out_size(W, 1),
-          {P, Q}, {stride[0], stride[1]}, {padding[0], padding[1], padding[2], padding[3]}, {dilation[0], dilation[1]}};
+  return {positions.K / (P * Q),
+          H,
+          W,
+          positions.O,
+          out_size(H, 0),
+          out_size(W, 1),
+          {P, Q},
+          {stride[0], stride[1]},
+          {padding[0], padding[1], padding[2], padding[3]},
+          {dilation[0], dilation[1]}};
 }
 
 ConvStore store_of(const char* op, const Tensor& values, const Tensor& index, const Positions& positions,

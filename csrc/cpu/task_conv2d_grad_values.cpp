@@ -6,28 +6,27 @@
 namespace rsn2 {
 namespace {
 
-Tensor task_conv2d_grad_values(
-    const Tensor& x,                   // [B, C, H, W], any strides
-    const Tensor& grad_y,              // [B, O, H', W'], any strides
-    const Tensor& values,              // [sum of N], all slots; only their dtype is used
-    const Tensor& positions,           // [words] int64
-    const Tensor& index,               // [words] int32
-    const Tensor& slots,               // [] or [B] int64
-    std::vector<int64_t> wanted,       // slots whose gradients come back, one after another
-    std::vector<int64_t> num_owned,    // how many weights each of them owns
-    std::vector<int64_t> kernel_size,  // [P, Q]
-    std::vector<int64_t> stride,       // [2]
-    std::vector<int64_t> padding,      // [top, bottom, left, right]
-    std::vector<int64_t> dilation      // [2]
+Tensor task_conv2d_grad_values(const Tensor& x,                   // [B, C, H, W], any strides
+                               const Tensor& grad_y,              // [B, O, H', W'], any strides
+                               const Tensor& values,              // [sum of N], all slots; only their dtype is used
+                               const Tensor& positions,           // [words] int64
+                               const Tensor& index,               // [words] int32
+                               const Tensor& slots,               // [] or [B] int64
+                               std::vector<int64_t> wanted,       // slots whose gradients come back, one after another
+                               std::vector<int64_t> num_owned,    // how many weights each of them owns
+                               std::vector<int64_t> kernel_size,  // [P, Q]
+                               std::vector<int64_t> stride,       // [2]
+                               std::vector<int64_t> padding,      // [top, bottom, left, right]
+                               std::vector<int64_t> dilation      // [2]
 ) {
   constexpr const char* OP = "task_conv2d_grad_values";
   const Positions matrix = parse_positions(OP, positions);
   check_value(x.dim() == 4, OP, ": x must have shape [B, C, H, W], got ", x.dim(), " dimensions");
   const ConvShape shape = shape_of(OP, matrix, x.size(2), x.size(3), kernel_size, stride, padding, dilation);
   const ConvImages in = images_of(OP, "x", x, shape.C), grad = images_of(OP, "grad_y", grad_y, shape.O);
-  check_value(grad_y.size(0) == x.size(0) && grad.H == shape.out_H && grad.W == shape.out_W, OP,
-              ": grad_y must have ", x.size(0), " images of ", shape.out_H, " x ", shape.out_W, " pixels, got ",
-              grad_y.size(0), " of ", grad.H, " x ", grad.W);
+  check_value(grad_y.size(0) == x.size(0) && grad.H == shape.out_H && grad.W == shape.out_W, OP, ": grad_y must have ",
+              x.size(0), " images of ", shape.out_H, " x ", shape.out_W, " pixels, got ", grad_y.size(0), " of ",
+              grad.H, " x ", grad.W);
   check_value(grad_y.scalar_type() == x.scalar_type(), OP, ": grad_y must have the dtype of x");
   const ConvDtype x_dtype = conv_dtype(OP, "x", x), dtype = conv_dtype(OP, "values", values);
   check_dtypes(OP, "x", x_dtype, dtype);

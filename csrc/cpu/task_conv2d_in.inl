@@ -6,12 +6,12 @@
 // kLanes neighbouring source pixels of every lane, which one transpose brings into the tile.
 template <typename A>
 struct ConvChunk {
-  int64_t at[kLanes<A>];      // of each lane's first pixel, in elements from channel 0 of the block
-  uint32_t mask[kLanes<A>];   // which of a lane's pixels are inside its image
-  int32_t place[kLanes<A>];   // in the tile, or -1 for a pixel that is not needed
-  bool is_full, is_empty;     // all, none of the mask's bits are set
+  int64_t at[kLanes<A>];     // of each lane's first pixel, in elements from channel 0 of the block
+  uint32_t mask[kLanes<A>];  // which of a lane's pixels are inside its image
+  int32_t place[kLanes<A>];  // in the tile, or -1 for a pixel that is not needed
+  bool is_full, is_empty;    // all, none of the mask's bits are set
 };
-constexpr int AHEAD = 4;  // pixels that are fetched early
+constexpr int AHEAD = 4;             // pixels that are fetched early
 constexpr int kConvMostChunks = 32;  // prepared together, then done for every channel
 
 // Sets the chunk's masks: lane l has pixels first .. first + count of its run, of which begin[l] .. end[l] are inside.
@@ -126,10 +126,10 @@ static void copy_in_pixels(const ConvImages& images, const ConvSourceTile& form,
 // One row of the window in every lane.
 template <typename A, typename E>
 struct ConvLaneRow {
-  const E* at[kLanes<A>];                     // its first column, which may be outside the image
-  int64_t begin[kLanes<A>], end[kLanes<A>];   // its columns that are inside
-  int64_t any_begin, any_end;                 // of some lane
-  int64_t all_begin, all_end;                 // of all lanes
+  const E* at[kLanes<A>];                    // its first column, which may be outside the image
+  int64_t begin[kLanes<A>], end[kLanes<A>];  // its columns that are inside
+  int64_t any_begin, any_end;                // of some lane
+  int64_t all_begin, all_end;                // of all lanes
 };
 
 template <typename A, typename E>

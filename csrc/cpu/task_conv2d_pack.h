@@ -155,8 +155,10 @@ void ConvPanel<A>::pack(int64_t block, ConvWeight<A>* weights, int32_t* row_ends
   int32_t first = 0;
   for (int64_t row_block = first_row_block_; row_block < end_row_block_; ++row_block, row_ends += brick_rows) {
     const int64_t brick = product_->brick(block, row_block);
-    if (product_->way == ConvWay::forward) pack_forward<V>(brick, weights, first, row_ends);
-    else pack_grad_input<V>(brick, weights, first, row_ends);
+    if (product_->way == ConvWay::forward)
+      pack_forward<V>(brick, weights, first, row_ends);
+    else
+      pack_grad_input<V>(brick, weights, first, row_ends);
     first = row_ends[brick_rows - 1];
   }
 }

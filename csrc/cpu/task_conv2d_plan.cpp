@@ -9,8 +9,9 @@
 namespace rsn2 {
 
 ConvAxis forward_axis(const ConvShape& shape, int dimension) {
-  ConvAxis axis{1, shape.stride[dimension], dimension == 0 ? shape.H : shape.W,
-                dimension == 0 ? shape.out_H : shape.out_W, {}, {}};
+  ConvAxis axis{
+      1, shape.stride[dimension], dimension == 0 ? shape.H : shape.W, dimension == 0 ? shape.out_H : shape.out_W, {},
+      {}};
   for (int64_t p = 0; p < shape.kernel_size[dimension]; ++p) {
     axis.offset.push_back(p * shape.dilation[dimension] - shape.padding[2 * dimension]);
     axis.phase.push_back(0);
@@ -197,9 +198,13 @@ void make_plan(const ConvAxis& h, const ConvAxis& w, const ConvLoad& load, ConvP
     }
   }
   plan.pixel_at.resize(plan.pixel_at.size() + static_cast<size_t>(load.lanes), 0);
-  plan.result = {static_cast<int32_t>(best.num_groups), static_cast<int32_t>(best.rows),
-                 static_cast<int32_t>(best.columns), static_cast<int32_t>(h.num_phases),
-                 static_cast<int32_t>(w.num_phases), result_pitch, plan.pixel_at.data()};
+  plan.result = {static_cast<int32_t>(best.num_groups),
+                 static_cast<int32_t>(best.rows),
+                 static_cast<int32_t>(best.columns),
+                 static_cast<int32_t>(h.num_phases),
+                 static_cast<int32_t>(w.num_phases),
+                 result_pitch,
+                 plan.pixel_at.data()};
   plan.tap.clear();
   for (const int32_t place_h : plan.window_h.place) {
     for (const int32_t place_w : plan.window_w.place) {

@@ -98,8 +98,10 @@ void share_jobs(const ConvThreads& threads, int64_t num_jobs, const DoJob& do_jo
     }
   };
   const int64_t num_workers = std::min(threads.number, num_jobs);
-  if (num_workers <= 1) worker();
-  else threads.run(num_workers, worker);
+  if (num_workers <= 1)
+    worker();
+  else
+    threads.run(num_workers, worker);
   if (error) std::rethrow_exception(error);
 }
 

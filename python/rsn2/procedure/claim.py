@@ -82,7 +82,8 @@ def claim(net: MultitaskNetwork, tasks: str | Sequence[str], batches: Batches | 
         scope: ``"tensor"``, the ``k`` largest scores of every layer (the paper); ``"row"``, as many for every output
             unit of a layer, so that none is left without inputs (of an output layer: no class that cannot be
             predicted), what does not divide evenly going to the largest scores; ``"global"``, as many in all layers
-            together, wherever the scores are largest; or a dict by pattern of layer names with ``"tensor"`` and ``"row"``.
+            together, wherever the scores are largest; or a dict by pattern of layer names with ``"tensor"`` and
+            ``"row"``.
         start: the values that training begins with: ``"base"``, the layer's initial ones (Fig. 2 of the paper);
             ``"rescaled"``, those of each output unit times ``sqrt(its inputs / its kept inputs)``, so that the sum over
             the kept fan-in has the variance that the sum over all inputs had;
