@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -16,6 +17,15 @@ settings.register_profile("suite", database=None, deadline=None, derandomize=Tru
 settings.load_profile("suite")
 
 CPU_LEVELS = native().available_cpu_levels() if HAS_NATIVE else ["reference"]
+
+
+@pytest.fixture(autouse=True)
+def every_test_alike() -> Iterator[None]:
+    """The same random numbers whatever ran before, and no compiled code left over (torch.compile gives up after a few)."""
+    torch.manual_seed(0)
+    yield
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()
 
 
 @pytest.fixture(params=CPU_LEVELS)
