@@ -49,7 +49,7 @@ def in_turns(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[
     trial = time_in_turns(calls, repeats=1, rest_seconds=REST_SECONDS)
     round_ms = sum(timing.median_ms() for timing in trial.values()) * (BLOCK + 1)
     repeats = max(5, round(1000 * seconds * len(calls) / round_ms))
-    return time_in_turns(calls, repeats=min(repeats, 200), block=BLOCK, rest_seconds=REST_SECONDS)
+    return time_in_turns(calls, repeats=min(repeats, 40), block=BLOCK, rest_seconds=REST_SECONDS)
 
 
 def summary(timing: Timing) -> dict[str, float]:

@@ -21,7 +21,7 @@ CPU_LEVELS = native().available_cpu_levels() if HAS_NATIVE else ["reference"]
 
 @pytest.fixture(autouse=True)
 def every_test_alike() -> Iterator[None]:
-    """The same random numbers whatever ran before, and no compiled code left over (torch.compile gives up after a few)."""
+    """The same random numbers whatever ran before; no compiled code left over, of which torch.compile bears little."""
     torch.manual_seed(0)
     yield
     if "torch._dynamo" in sys.modules:
