@@ -111,10 +111,8 @@ ConvStore store_of(const char* op, const Tensor& values, const Tensor& index, co
               op, ": index was made from other positions or for another kernel_size");
   for (const RowGroup& group : groups) {
     check_slot(op, positions, group.slot, values.numel());
-    const int64_t N = made.slot(group.slot).N;
-    check_value(N == positions.num_values(group.slot), op, ": index has ", N, " weights of slot ", group.slot,
-                ", but it owns ", positions.num_values(group.slot));
-    num_weights += N;
+    check_conv_slot(op, made, group.slot, positions.num_values(group.slot));
+    num_weights += positions.num_values(group.slot);
   }
   return store;
 }

@@ -41,6 +41,7 @@ Tensor task_conv2d_grad_values(const Tensor& x,                   // [B, C, H, W
   for (size_t i = 0; i < wanted.size(); ++i) {
     check_value(wanted[i] >= 0 && wanted[i] < matrix.T, OP, ": wanted must be slots in 0..", matrix.T - 1, ", got ",
                 wanted[i]);
+    check_slot(OP, matrix, wanted[i], values.numel());
     check_value(num_owned[i] == matrix.num_values(wanted[i]), OP, ": num_owned of slot ", wanted[i], " must be ",
                 matrix.num_values(wanted[i]), ", got ", num_owned[i]);
     const auto group = std::lower_bound(rows.groups.begin(), rows.groups.end(), wanted[i],
@@ -60,7 +61,7 @@ Tensor task_conv2d_grad_values(const Tensor& x,                   // [B, C, H, W
   char* data = static_cast<char*>(result.mutable_data_ptr());
   const int64_t bytes = dtype == CONV_FLOAT64 ? 8 : dtype == CONV_FLOAT32 ? 4 : 2;
   for (size_t i = 0, first = 0; i < wanted.size(); first += static_cast<size_t>(num_owned[i++] * bytes)) {
-    if (!has_images[i]) std::memset(data + first, 0, static_cast<size_t>(num_owned[i] * bytes));
+    if (!has_images[i] && num_owned[i] > 0) std::memset(data + first, 0, static_cast<size_t>(num_owned[i] * bytes));
   }
   if (total > 0) {
     ConvCall call = call_of(shape, x_dtype, dtype, rows);

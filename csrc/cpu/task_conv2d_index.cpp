@@ -22,11 +22,24 @@ ConvIndex parse_conv_index(const char* op, const int32_t* words, int64_t num_wor
   };
   check(num_words > CONV_INDEX_HEADER && words[0] == 1);
   ConvIndex index{words[1], words[2], words[3], words[4], words[5], words[6], words[7], 0, 0, words};
-  check(index.T >= 0 && CONV_INDEX_HEADER + index.T < num_words && index.block_c > 0 && index.block_o > 0);
+  check(index.T >= 0 && CONV_INDEX_HEADER + index.T < num_words && index.P > 0 && index.Q > 0);
+  check(index.block_c == conv_block(index.P * index.Q, index.C) &&
+        index.block_o == conv_block(index.P * index.Q, index.O));
   check(words[CONV_INDEX_HEADER + index.T] == num_words);
   index.num_blocks_c = divide_up(index.C, index.block_c);
   index.num_blocks_o = divide_up(index.O, index.block_o);
   return index;
+}
+
+void check_conv_slot(const char* op, const ConvIndex& index, int64_t t, int64_t N) {
+  const int32_t* const starts = index.words + CONV_INDEX_HEADER;
+  const int64_t first = starts[t], end = starts[t + 1], num_bricks = index.num_blocks_c * index.num_blocks_o;
+  const int64_t size = N == 0 ? 0 : num_bricks + 1 + divide_up(num_bricks * index.block_o, 2) + divide_up(N, 2) + N;
+  if (first < CONV_INDEX_HEADER + index.T + 1 || end > starts[index.T] || end - first != size ||
+      (N > 0 && index.words[first + num_bricks] != N)) {
+    throw std::invalid_argument(std::string(op) + ": index does not hold the " + std::to_string(N) +
+                                " weights that slot " + std::to_string(t) + " owns");
+  }
 }
 
 int32_t ConvIndexBuilder::as_word(int64_t n) const {

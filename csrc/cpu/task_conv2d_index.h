@@ -53,6 +53,10 @@ inline int64_t conv_block(int64_t num_positions, int64_t num_channels) {
 // Checks the header against the number of words; throws std::invalid_argument.
 ConvIndex parse_conv_index(const char* op, const int32_t* words, int64_t num_words);
 
+// Checks that the index holds N weights of slot t, inside its words; throws std::invalid_argument. Call it before
+// slot(t).
+void check_conv_slot(const char* op, const ConvIndex& index, int64_t t, int64_t N);
+
 // Makes the index. for_each_owned(t, visit) calls visit(row, column) in value order; it is called twice per slot.
 class ConvIndexBuilder {
  public:

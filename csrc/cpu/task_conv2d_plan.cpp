@@ -20,13 +20,15 @@ ConvAxis forward_axis(const ConvShape& shape, int dimension) {
 }
 
 ConvAxis grad_input_axis(const ConvShape& shape, int dimension) {
-  const int64_t stride = shape.stride[dimension];
-  ConvAxis axis{stride, 1, dimension == 0 ? shape.out_H : shape.out_W, dimension == 0 ? shape.H : shape.W, {}, {}};
+  const int64_t stride = shape.stride[dimension], size = dimension == 0 ? shape.H : shape.W;
+  // A stride larger than the image has phases without a pixel: one stands for them all, so that tiles stay small.
+  const int64_t num_phases = std::min(stride, size + 1);
+  ConvAxis axis{num_phases, 1, dimension == 0 ? shape.out_H : shape.out_W, size, {}, {}};
   for (int64_t p = 0; p < shape.kernel_size[dimension]; ++p) {
     // Pixel h of x reached pixel (h + padding - p * dilation) / stride of y, where that has no remainder.
     const int64_t shift = p * shape.dilation[dimension] - shape.padding[2 * dimension];
     const int64_t phase = ((shift % stride) + stride) % stride;
-    axis.phase.push_back(phase);
+    axis.phase.push_back(std::min(phase, num_phases - 1));
     axis.offset.push_back((phase - shift) / stride);
   }
   return axis;
