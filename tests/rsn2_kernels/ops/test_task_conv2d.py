@@ -33,6 +33,7 @@ MORE_SHAPES = {  # B, C, O, T, (H, W), (P, Q), stride, padding, dilation
     "one_by_one_strided_padded": (3, 17, 6, 2, (7, 8), (1, 1), (2, 3), (1, 0, 0, 2), (1, 1)),
     "eleven_by_eleven_stride_four": (2, 3, 9, 2, (39, 35), (11, 11), (4, 4), (2, 2, 2, 2), (1, 1)),
     "vectors_exactly": (4, 16, 16, 2, (8, 16), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
+    "stride_larger_than_image": (3, 4, 5, 2, (4, 5), (2, 3), (7, 20), (2, 2, 3, 3), (1, 1)),
     "resnet_stem": (2, 3, 16, 3, (32, 32), (7, 7), (2, 2), (3, 3, 3, 3), (1, 1)),
 }
 
@@ -288,3 +289,15 @@ def test_slot_out_of_range(make_conv, cpu_level, slot, is_one):
     for result, op in (("forward", ""), ("grad_input", "_grad_input"), ("grad_values", "_grad_values")):
         with pytest.raises(IndexError, match=rf"task_conv2d{op}: slots must be in 0\.\.2, got {slot}"):
             problem.get(result)
+
+
+def test_an_index_that_was_changed_is_refused(make_conv, compiled):
+    """Headers that would lead outside memory: the index of other positions, a shorter one, one with another first word."""
+    problem = make_conv("three_by_three")
+    whole = problem.weight.index
+    other = make_conv("many_channels").weight.index
+    changed = whole.clone()
+    changed[0] += 1
+    for index in (other, whole[: len(whole) // 2].clone(), changed, whole[:0]):
+        with pytest.raises(ValueError, match="task_conv2d: index"):
+            replace(problem, weight=problem.weight._replace(index=index)).forward()
