@@ -292,7 +292,7 @@ def test_slot_out_of_range(make_conv, cpu_level, slot, is_one):
 
 
 def test_an_index_that_was_changed_is_refused(make_conv, compiled):
-    """Headers that would lead outside memory: the index of other positions, a shorter one, one with another first word."""
+    """What would lead outside memory: the index of other positions, a shorter one, one with another first word."""
     problem = make_conv("three_by_three")
     whole = problem.weight.index
     other = make_conv("many_channels").weight.index
