@@ -99,7 +99,7 @@ class BuildNative(build_ext):
         return super().get_ext_filename(fullname)
 
     def build_extension(self, ext: Extension) -> None:
-        cxx, torch = compiler(), include_dir_of("torch")
+        cxx, torch, pybind11 = compiler(), include_dir_of("torch"), include_dir_of("pybind11", "include")
         flags = [*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]
         torch_version = importlib.metadata.version("torch")
         compiler_line = subprocess.run([*cxx, "--version"], capture_output=True, text=True).stdout.splitlines()[0]
@@ -119,7 +119,6 @@ class BuildNative(build_ext):
         includes = ["-isystem", f"{torch}/include", "-isystem", f"{torch}/include/torch/csrc/api/include"]
         includes += [f"-ffile-prefix-map={torch.parent}=.", f"-ffile-prefix-map={ROOT}=."]
         if ext.name == MODULE:
-            pybind11 = include_dir_of("pybind11", "include")
             includes = ["-isystem", str(pybind11), "-isystem", sysconfig.get_path("include"), *includes]
         objects = []
         # Not build_temp, which is a new folder each time an editable installation is made: ninja redoes only changes.

@@ -120,7 +120,10 @@ class SlotModule(nn.Module):
                 )
             return self.slot_names.index(slot)
         if isinstance(slot, bool) or not isinstance(slot, int):
-            raise TypeError(f"{kind}: slot must be an int or a name, got {type(slot).__name__}")
+            raise TypeError(
+                f"{kind}: slot must be an int or a name (or, for rows of several slots, an int64 tensor), "
+                f"got {type(slot).__name__}"
+            )
         if not 0 <= slot < self.num_slots:
             raise IndexError(f"{kind}: slot must be in 0..{self.num_slots - 1}, got {slot}")
         return slot

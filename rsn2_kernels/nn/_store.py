@@ -65,7 +65,8 @@ class TaskLayer(Storage):
             owners = [self._label(s) for s in range(self.num_slots) if bool(taken[self.owned(s)].any())]
             raise CapacityError(
                 f"claim: mask must be free weights only, but {int(taken.sum())} of its {int(wanted.sum())} are taken "
-                f"by slot {', '.join(owners)}; {int(self.free().sum())} of {self.numel} are free"
+                f"by slot {', '.join(owners)}; {int(self.free().sum())} of {self.numel} are free "
+                "(layer.free() says which)"
             )
         new = wanted.nonzero().squeeze(1)
         if values is None:

@@ -35,7 +35,9 @@ def render(result: Any) -> str:
         ("0 bits", "of finished tasks changed while others were trained: checked by hash in this run"),
         (f"{100 * share:.0f} %", f"of the shared weights hold all {num_tasks} tasks; the rest is free for more"),
         (f"{result.sizes.dedicated / result.sizes.ours_stored:.1f} ×", "fewer bytes than one dense network per task"),
-        (_times(speed.ratio), f"for a mixed batch of {speed.rows_per_task * num_tasks} rows, against these networks"),
+        ("not measured well" if speed.is_noisy else _times(speed.ratio),
+         f"for a mixed batch of {speed.rows_per_task * num_tasks} rows, against these networks"
+         + (": other work disturbed it, run the demo again" if speed.is_noisy else "")),
     ])  # fmt: skip
     quick = page.paragraph("<b>A quick run:</b> two epochs only. It shows that everything runs, not how well.", "bad")
     parts = (_accuracy, _forgetting, _owners, _bytes, _time, _shortcomings, _again)
@@ -210,9 +212,10 @@ def _time(result: Any) -> str:
         pictures.append(page.figure(charts.bars(f"Milliseconds for {what}", items),
                                     f"Milliseconds to predict {what} (median; the whisker spans 20 % to 80 % of the "
                                     f"runs): shorter is better."))  # fmt: skip
-        style = "good" if speed.ratio >= 1 else "bad"
+        style = "good" if speed.ratio >= 1 and not speed.is_noisy else "bad"
+        verdict = _times(speed.ratio) + (" (disturbed)" if speed.is_noisy else "")
         rows.append([what, wording.milliseconds(speed.ours), wording.milliseconds(speed.dedicated),
-                     f'<span class="{style}">{_times(speed.ratio)}</span>',
+                     f'<span class="{style}">{verdict}</span>',
                      "yes" if speed.is_identical else "up to rounding"])  # fmt: skip
     facts = result.environment
     how = (

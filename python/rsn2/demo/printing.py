@@ -61,5 +61,6 @@ def print_tables(console: Any, result: Any) -> None:
     )
     for speed in result.speeds:
         rows = f"{speed.rows_per_task} of each task"
-        time.add_row(rows, milliseconds(speed.ours), milliseconds(speed.dedicated), f"{speed.ratio:.2f}")
+        time.add_row(rows, milliseconds(speed.ours), milliseconds(speed.dedicated),
+                     f"{speed.ratio:.2f}" + (" (disturbed by other work)" if speed.is_noisy else ""))  # fmt: skip
     console.print(time)
