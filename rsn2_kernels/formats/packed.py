@@ -26,6 +26,11 @@ word, lowest bits first. The tiles follow in order, each from a word boundary on
 * *offsets*, ``ceil(n / 4)`` words, used only when that is fewer: the ``n`` owned positions ``r * 256 + c`` as
   ascending 16-bit numbers.
 
+Why two forms: at densities of 0.01 / 0.05 / 0.10 / 0.25 one slot's positions in 1000 x 1000 take 21 / 101 / 126 / 126
+kilobytes, where a bitmap always takes 125 and 16-bit column lists 24 / 104 / 204 / 504. Why the CPU kernels walk lists
+derived from the positions rather than the words themselves: measured on the same product with 64 rows, lists are 1.4 to
+2.0 times faster than bits up to a density of 0.1 and even at 0.25.
+
 A tile that holds nothing takes no words. The values of a slot are in the order of its tiles, and by row, then
 column within a tile. Positions cost at most ``min(O * K / 8, 2 * owned)`` bytes, plus two bytes per tile, plus
 the padding of a tile to its word boundary.
