@@ -205,13 +205,13 @@ def _read(file: Any, table: dict[str, Any], net: MultitaskNetwork, chosen: list[
     for name in net.trunk_layers():
         slots = list(dict.fromkeys(table["tasks"][number]["slots"][name] for number in chosen))
         prefix = f"trunk.{name}."
-        entries = [key for key in file.keys() if key.startswith(prefix) and "." not in key[len(prefix) :]]  # noqa: SIM118
+        entries = [key for key in file.keys() if key.startswith(prefix) and "." not in key[len(prefix) :]]
         if is_whole:
             state |= {key: file.get_tensor(key) for key in entries}
         else:
             state |= _read_slots(file, prefix, {key[len(prefix) :] for key in entries}, slots)
     new_number = {number: place for place, number in enumerate(chosen)}
-    for key in file.keys():  # noqa: SIM118
+    for key in file.keys():
         kind, number, rest = (*key.split(".", 2), "", "")[:3]
         if kind in ("stems", "heads") and int(number) in new_number:
             state[f"{kind}.{new_number[int(number)]}.{rest}"] = file.get_tensor(key)

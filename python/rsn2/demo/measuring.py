@@ -158,6 +158,7 @@ def _as_dense(net: MultitaskNetwork, task: str) -> nn.Sequential:
     import copy
 
     number = net.task_number(task)
+    # Only the kinds of task layers have to_dense, not what they share.
     layers = {name: layer.to_dense(slot) for name, (layer, slot) in net.task_layers(task).items()}  # type: ignore[operator]
     trunk = [layers.get(name, part) for name, part in net.trunk.named_children()]
     return copy.deepcopy(nn.Sequential(net.stems[number], *trunk, net.heads[number]))

@@ -86,14 +86,15 @@ def mnist_and_fashion() -> Experiment:
             "One network 784-1000x6-10 (5 794 000 weights) holds both tasks; each claims 10 % of the weights of every "
             "layer, the output layer included, by the size of the gradient, and no weight belongs to both. Both are "
             "trained together: batches of 512, Adam (1e-3), at most 100 epochs, stopped when the sum of the validation "
-            "losses has not fallen by 0.01 for 3 epochs, best weights restored. Test data is looked at once, at the "
+            "losses has not fallen by 0.01 for 3 epochs, best weights restored. Each run is tested once, at its "
             "end.\n\nOther than in the paper's own run: masks are chosen on the 48 000 training images without the "
             "12 000 validation images; every task has its own dense bias, which is not pruned; exactly 10 % are kept, "
             "ties and zero gradients included; in the output layer every class keeps 10 % of its own weights, since "
-            "the largest gradients of the whole layer can leave a class without any (with seed 0 a digit that was "
-            "never predicted, 87.8 % on the validation images). The variant `rescaled` starts from the dense controls' "
-            "distribution, those of each unit multiplied so that their sum over the kept fan-in has the variance it "
-            "had over all inputs."
+            "the largest gradients of the whole layer can leave a class without any. This was noticed in a finished "
+            "run (seed 0, without that rule) by its test result, 88.06 % of the digits and one of them never "
+            "predicted; the validation images say the same, 87.79 %. The variant `rescaled` starts from the dense "
+            "controls' distribution, those of each unit multiplied so that their sum over the kept fan-in has the variance it "
+            "had over all inputs; that distribution was preferred to N(0, 0.05²) by the validation images of seed 0."
         ),
         variants={
             "base": Variant("starting values N(0, 0.05²)", Settings(), ("together",)),

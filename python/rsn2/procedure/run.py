@@ -127,7 +127,7 @@ class Run:
                 first.update(zip(self.tasks, torch.stack(losses).tolist(), strict=True))
             return total
 
-        self.optimizer.step(closure)  # type: ignore[arg-type]
+        self.optimizer.step(closure)  # type: ignore[arg-type]  # torch's stubs want a float, steps take a tensor
         for task, y in targets.items():
             self.loss_sums[task] += first[task] * len(y)
             self.num_rows[task] += len(y)
