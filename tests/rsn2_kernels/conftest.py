@@ -114,8 +114,8 @@ class Problem:
         for result in results or RESULTS:
             ours = self.get(result)
             # The linear kernels sum a slot's weights in one chain, BLAS in 16 or more, which makes the standard
-            # deviation of the rounding error up to sqrt(16) times as large; convolution, in sixteens, came to 2.14 times at most
-            # over 60 seeds. 16-bit results owe their error to the last rounding.
+            # deviation of the rounding error up to sqrt(16) times as large; convolution, in sixteens, came to
+            # 2.14 times at most over 60 seeds. 16-bit results owe their error to the last rounding.
             factor = 4 if ours.dtype == torch.float32 and result != "grad_bias" else 2
             assert_as_accurate(ours, self.plain(result), self.exact(result), factor)
 
