@@ -94,7 +94,8 @@ def mnist_and_fashion() -> Experiment:
             "run (seed 0, without that rule) by its test result, 88.06 % of the digits and one of them never "
             "predicted; the validation images say the same, 87.79 %. The variant `rescaled` starts from the dense "
             "controls' distribution, those of each unit multiplied so that their sum over the kept fan-in has the "
-            "variance it had over all inputs; that distribution was preferred to N(0, 0.05²) by the validation images of seed 0."
+            "variance it had over all inputs; that distribution was preferred to N(0, 0.05²) by the validation "
+            "images of seed 0."
         ),
         variants={
             "base": Variant("starting values N(0, 0.05²)", Settings(), ("together",)),
