@@ -1,115 +1,99 @@
-"""Prove, then time: `python -m bench.run --suite cpu [--quick] [--filter TEXT] [--out FILE.jsonl]`."""
+"""Prove, then time, each point of a suite: `python -m bench.run --suite cpu|sweep|e2e [--quick] [--filter TEXT]
+[--out FILE.jsonl]`.
+
+Every line of the output says how long ours takes, how many times longer the best dense alternative and each of the
+others take, and, for each goal of the point, whether the figure passes. The exit status is 1 when a result is wrong.
+"""
 
 from __future__ import annotations
 
 import argparse
 import json
-import platform
-import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import torch
+from . import e2e
+from .facts import facts
+from .measure import FULL, QUICK, measure
+from .registry import SUITES, points
 
-import rsn2_kernels
-from bench.registry import Point, points
-from rsn2.metrics import Timing, time_in_turns
+HEADER = f"{'point':72} {'ours ms':>9} {'p20':>8} {'p80':>8} {'dense/ours':>10}  best dense; others; goals"
 
 
-def machine() -> dict[str, Any]:
-    """Versions and settings that every line carries."""
-    run = subprocess.run(
-        ["git", "rev-parse", "--short=12", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
+def lines(suite: str, *, quick: bool, text: str) -> Iterator[dict[str, Any]]:
+    """The lines of a suite's points whose name contains ``text``."""
+    if suite == "e2e":
+        for network in e2e.NETWORKS.values():
+            if text in network.title:
+                yield {"name": network.title, **e2e.measure(network, quick=quick)}
+        return
+    for point in points(suite):
+        if text in point.name and (point.quick or not quick):
+            yield {"name": point.name, **measure(point, QUICK if quick else FULL)}
+
+
+def words_of_goal(goal: dict[str, Any]) -> str:
+    if goal["figure"] is None:
+        return f"{goal['against']}: absent"
+    bound = "<=" if goal["at_most"] else ">="
+    return f"{goal['verdict']} {goal['figure']:.3g}x {bound} {goal['must']:g} ({goal['reach']:g}) of {goal['against']}"
+
+
+def row(line: dict[str, Any]) -> str:
+    """A line of JSON as a line of text."""
+    name = line["name"]
+    if "ours" in line.get("wrong", {}):
+        return f"{name:72} WRONG, not timed: {line['wrong']['ours']}"
+    if "ours_ms" not in line:  # counted
+        words = [f"{key} {value}" for key, value in line.items() if key.endswith("_bytes")]
+        return f"{name:72} {'; '.join(words)}; {'; '.join(map(words_of_goal, line['goals']))}"
+    own, best = line["ours_ms"], line.get("best_dense")
+    others = [f"{other} {ratio:.2f}x" for other, ratio in line["ratio"].items() if other != best]
+    others += [f"{other} WRONG" for other in line.get("wrong", {})]
+    dense = "" if best is None else f"{line['ratio_best_dense']:.2f}"
+    words = [best or "", ", ".join(others), *map(words_of_goal, line["goals"])]
+    return f"{name:72} {own['median']:9.3f} {own['p20']:8.3f} {own['p80']:8.3f} {dense:>10}  {'; '.join(filter(None, words))}"
+
+
+def summary(found: list[dict[str, Any]]) -> str:
+    """What did not hold, and how much did."""
+    judged = [(line["name"], goal) for line in found for goal in line.get("goals", [])]
+    count = Counter(goal["verdict"] for _, goal in judged)
+    texts = [f"{name}: {words_of_goal(goal)}" for name, goal in judged if goal["verdict"] == "MISS"]
+    texts += [f"{line['name']}: {who} is WRONG: {why}" for line in found for who, why in line.get("wrong", {}).items()]
+    why = {f"{name}: {reason}" for line in found for name, reason in line.get("absent", {}).items()}
+    texts += [f"absent: {reason}" for reason in sorted(why)]
+    texts.append(
+        f"{len(found)} points; of {len(judged)} goals {count['reach'] + count['pass']} hold ({count['reach']} as far as "
+        f"hoped for), {count['MISS']} are missed, {count['absent']} have nothing to compare with"
     )
-    try:
-        from rsn2_kernels import _C
-
-        level = _C.cpu_level()
-    except ModuleNotFoundError:
-        level = "reference"
-    return {
-        "rsn2_kernels": rsn2_kernels.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "commit": run.stdout.strip() or "unknown",
-        "threads": torch.get_num_threads(),
-        "cpu_level": level,
-        "dtype": "float32",
-    }
-
-
-BLOCK = 5
-REST_SECONDS = 0.03
-
-
-def in_turns(calls: Mapping[str, Callable[[], object]], seconds: float) -> dict[str, Timing]:
-    """Time all calls, for about `seconds` each on average and in at least five blocks of five."""
-    trial = time_in_turns(calls, repeats=1, rest_seconds=REST_SECONDS)
-    round_ms = sum(timing.median_ms() for timing in trial.values()) * (BLOCK + 1)
-    repeats = max(5, round(1000 * seconds * len(calls) / round_ms))
-    return time_in_turns(calls, repeats=min(repeats, 40), block=BLOCK, rest_seconds=REST_SECONDS)
-
-
-def summary(timing: Timing) -> dict[str, float]:
-    return {
-        "median": timing.median_ms(),
-        "p20": timing.quantile_ms(0.2),
-        "p80": timing.quantile_ms(0.8),
-        "calls": len(timing.samples_ms),
-    }
-
-
-def measure(point: Point, seconds: float) -> dict[str, Any]:
-    """Check the results of a point, time it, and return its line."""
-    case = point.prepare()
-    case.check()
-    calls = {name: call for name, call in case.baselines.items() if callable(call)}
-    timings = in_turns({"ours": case.ours, **calls}, seconds)
-    median = {name: timing.median_ms() for name, timing in timings.items()}
-    best = min((name for name in point.dense if name in median), key=lambda name: median[name])
-    return {
-        "op": point.op,
-        "what": point.what,
-        **point.settings,
-        "ours_ms": summary(timings["ours"]),
-        "baselines_ms": {name: summary(timings[name]) for name in calls},
-        "absent": {name: why for name, why in case.baselines.items() if isinstance(why, str)},
-        "best_dense": best,
-        "ratio": {name: median[name] / median["ours"] for name in calls},
-        "ratio_best_dense": median[best] / median["ours"],
-    }
+    return "\n".join(texts)
 
 
 def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m bench.run", description=__doc__)
-    parser.add_argument("--suite", default="cpu", choices=["cpu"])
-    parser.add_argument("--quick", action="store_true", help="shorter timing, for a look")
-    parser.add_argument("--filter", default="", help="only points whose name contains this")
+    parser.add_argument("--suite", default="cpu", choices=[*SUITES, "e2e"])
+    parser.add_argument("--quick", action="store_true", help="fewer points and shorter timing, under two minutes (cpu)")
+    parser.add_argument("--filter", default="", metavar="TEXT", help="only points whose name contains this")
     parser.add_argument("--out", type=Path, help="append a JSON line per point")
     arguments = parser.parse_args(argv)
-    facts = machine()
-    print(" ".join(f"{key}={value}" for key, value in facts.items()))
-    print(f"{'point':88} {'ours ms':>8} {'p20':>7} {'p80':>7} {'dense ms':>9} {'ratio':>6}  best dense; others")
-    for point in points(arguments.suite):
-        if arguments.filter not in point.name:
-            continue
-        line = measure(point, seconds=0.3 if arguments.quick else 2.0)
-        own = line["ours_ms"]
-        dense_ms = line["baselines_ms"][line["best_dense"]]["median"]
-        others = ", ".join(
-            f"{name} {ratio:.2f}x" for name, ratio in line["ratio"].items() if name != line["best_dense"]
-        )
-        print(
-            f"{point.name:88} {own['median']:8.3f} {own['p20']:7.3f} {own['p80']:7.3f} {dense_ms:9.3f} "
-            f"{line['ratio_best_dense']:6.2f}  {line['best_dense']}; {others}",
-            flush=True,
-        )
+    known = facts()
+    print(" ".join(f"{key}={value}" for key, value in known.items() if key != "library"))
+    print(HEADER)
+    found = []
+    for line in lines(arguments.suite, quick=arguments.quick, text=arguments.filter):
+        found.append(line)
+        print(row(line), flush=True)
         if arguments.out:
+            arguments.out.parent.mkdir(parents=True, exist_ok=True)
             with open(arguments.out, "a") as file:
-                file.write(json.dumps({**line, **facts}) + "\n")
-    return 0
+                # threads of the line, where a point has its own, go before those of the machine
+                file.write(json.dumps({**known, "suite": arguments.suite, "quick": arguments.quick, **line}) + "\n")
+    print(summary(found))
+    return 1 if any("ours" in line.get("wrong", {}) for line in found) or not found else 0
 
 
 if __name__ == "__main__":
