@@ -10,7 +10,7 @@ STAMP := $(VENV)/.installed
 NATIVE := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format check-all check-levels check-compilers bench clean
+.PHONY: help setup demo test lint format check-all check-levels check-compilers bench bench-quick bench-all clean
 
 help:
 	@echo "make demo             four tasks in one network, under two minutes; writes an HTML page"
@@ -18,7 +18,8 @@ help:
 	@echo "make lint             ruff, mypy, clang-format"
 	@echo "make format           lets ruff and clang-format rewrite the sources"
 	@echo "make check-all        everything, slow tests and both compilers included"
-	@echo "make bench            speed against dense PyTorch"
+	@echo "make bench            speed against everything else there is; make bench-quick in two minutes"
+	@echo "make bench-all        bench, the sweep and its plots, whole epochs (wants RSN2_DATA): appends to bench/results"
 	@echo "make clean            removes what was built, $(VENV) included"
 	@echo "PYTHON=$(PYTHON) VENV=$(VENV) TORCH_INSTALL=$(TORCH_INSTALL)"
 
@@ -57,8 +58,20 @@ check-all: lint check-levels
 	$(PY) tools/check_compilers.py --test
 	$(PY) -m pytest -m "" $(PYTEST_ARGS)
 
+BENCH_LIBRARIES = $(PY) -m pip install --quiet --disable-pip-version-check onnx onnxruntime
+
 bench: setup
-	$(PY) -m bench.run
+	$(BENCH_LIBRARIES)
+	$(PY) -m bench.run --suite cpu
+
+bench-quick: setup
+	$(BENCH_LIBRARIES)
+	$(PY) -m bench.run --suite cpu --quick
+
+bench-all: setup
+	$(BENCH_LIBRARIES)
+	for suite in cpu sweep e2e; do $(PY) -m bench.run --suite $$suite --out bench/results/$$suite.jsonl || exit 1; done
+	$(PY) -m bench.plot bench/results/sweep.jsonl --out bench/results
 
 clean:
 	rm -rf "$(VENV)" build dist *.egg-info python/*.egg-info .pytest_cache .mypy_cache .ruff_cache

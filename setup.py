@@ -184,7 +184,8 @@ def sources() -> list[str]:
 # The library first: the module is linked to it.
 extensions = [Extension(LIBRARY, sources()), Extension(MODULE, ["csrc/module.cpp"])] if wants_native() else []
 setup(
-    packages=find_packages(include=["rsn2_kernels*"]) + find_packages("python"),
+    # `rsn2 bench` works in an installation, too: there bench/ is rsn2._bench (a wheel has no place for a "bench").
+    packages=find_packages(include=["rsn2_kernels*"]) + find_packages("python") + ["rsn2._bench", "rsn2._bench.ops"],
     ext_modules=extensions,
     cmdclass={"build_ext": BuildNative},
 )

@@ -39,9 +39,11 @@ def forward(models: Sequence[nn.Module], parts: Sequence[Tensor], exact: Sequenc
         "F.conv2d" if is_conv else "F.linear": lambda: baselines.plain(models, parts),
         "oneDNN": lambda: baselines.onednn(models, parts),
         "torch.compile frozen": lambda: baselines.frozen_compile(models, parts),
-        "onnxruntime": lambda: baselines.onnxruntime_together(models, parts)
-        if len(models) > 1
-        else baselines.onnxruntime(models[0], parts),
+        "onnxruntime": lambda: (
+            baselines.onnxruntime_together(models, parts)
+            if len(models) > 1
+            else baselines.onnxruntime(models[0], parts)
+        ),
         "masked dense": lambda: baselines.masked(models, [_mask(model) for model in models], parts),
     }
     if is_conv:

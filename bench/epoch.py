@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import rsn2
-from rsn2.data import TensorBatches, flat_pixels
+from rsn2.data import TensorBatches, flat_pixels, unit_pixels
 from rsn2.experiments import exp3
 from rsn2.experiments.training import DenseNetworks
 from rsn2.models import conv_network, fully_connected
@@ -45,8 +45,8 @@ def batches_of(kind: str, task: str, num_rows: int | None = None, *, shuffle: bo
         DataError: there is no such data set under ``RSN2_DATA``.
     """
     train = exp3.load(task, SETTINGS, None).train.take(slice(0, num_rows))
-    transform = {"transform": flat_pixels} if kind == "fully_connected" else {}
-    return TensorBatches(train.x, train.y, BATCH, shuffle=shuffle, seed=SEED, **transform)
+    transform = flat_pixels if kind == "fully_connected" else unit_pixels
+    return TensorBatches(train.x, train.y, BATCH, transform=transform, shuffle=shuffle, seed=SEED)
 
 
 def prepare(kind: str, tasks: Sequence[str], keep: float) -> dict[str, Any]:
@@ -60,7 +60,9 @@ def prepare(kind: str, tasks: Sequence[str], keep: float) -> dict[str, Any]:
     layers = {name: layer for name, layer in net.trunk_layers().items() if isinstance(layer, TaskLayer)}
     return {
         "tasks": list(tasks),
-        "masks": {name: {task: layer.mask(net.slot_of(task, name)) for task in tasks} for name, layer in layers.items()},
+        "masks": {
+            name: {task: layer.mask(net.slot_of(task, name)) for task in tasks} for name, layer in layers.items()
+        },
     }
 
 

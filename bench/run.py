@@ -17,7 +17,7 @@ from typing import Any
 
 from . import e2e
 from .facts import facts
-from .measure import FULL, QUICK, measure
+from .measure import DISTURBED, FULL, QUICK, measure
 from .registry import SUITES, points
 
 HEADER = f"{'point':72} {'ours ms':>9} {'p20':>8} {'p80':>8} {'dense/ours':>10}  best dense; others; goals"
@@ -58,12 +58,19 @@ def row(line: dict[str, Any]) -> str:
     return f"{name:72} {own['median']:9.3f} {own['p20']:8.3f} {own['p80']:8.3f} {dense:>10}  {'; '.join(filter(None, words))}"
 
 
+def disturbed(line: dict[str, Any]) -> list[str]:
+    """Alternatives whose slow calls take much longer than their fast ones: something else used the machine."""
+    times = {"ours": line["ours_ms"], **line["others_ms"]} if "ours_ms" in line else {}
+    return [name for name, timing in times.items() if timing["p80"] > DISTURBED * timing["p20"]]
+
+
 def summary(found: list[dict[str, Any]]) -> str:
     """What did not hold, and how much did."""
     judged = [(line["name"], goal) for line in found for goal in line.get("goals", [])]
     count = Counter(goal["verdict"] for _, goal in judged)
     texts = [f"{name}: {words_of_goal(goal)}" for name, goal in judged if goal["verdict"] == "MISS"]
     texts += [f"{line['name']}: {who} is WRONG: {why}" for line in found for who, why in line.get("wrong", {}).items()]
+    texts += [f"disturbed: {line['name']}: {', '.join(names)}" for line in found if (names := disturbed(line))]
     why = {f"{name}: {reason}" for line in found for name, reason in line.get("absent", {}).items()}
     texts += [f"absent: {reason}" for reason in sorted(why)]
     texts.append(
