@@ -42,12 +42,17 @@ def channels_last(models: Sequence[nn.Module], parts: Sequence[Tensor]) -> Call:
     return plain(copies, [part.contiguous(memory_format=torch.channels_last) for part in parts])
 
 
-def onednn(models: Sequence[nn.Module], parts: Sequence[Tensor]) -> Call:
+def onednn(models: Sequence[nn.Module], parts: Sequence[Tensor]) -> Call | str:
     """The oneDNN path with weights in its own layout (``torch.utils.mkldnn.to_mkldnn``)."""
     # to_mkldnn replaces the modules inside of what it is given.
     fast = [mkldnn.to_mkldnn(nn.Sequential(_copy(model)).eval(), model.weight.dtype) for model in models]
     pairs = list(zip(fast, parts, strict=True))
-    return without_grad(lambda: [model(part.to_mkldnn()).to_dense() for model, part in pairs])
+    call = without_grad(lambda: [model(part.to_mkldnn()).to_dense() for model, part in pairs])
+    try:
+        call()
+    except RuntimeError as error:  # no float16 on this CPU, for example
+        return f"oneDNN failed: {str(error).splitlines()[-1]}"
+    return call
 
 
 def frozen_compile(models: Sequence[nn.Module], parts: Sequence[Tensor]) -> Call | str:
@@ -67,12 +72,11 @@ def onnx_bytes(model: nn.Module, parts: Sequence[Tensor]) -> bytes:
     names = [f"x{number}" for number in range(len(parts))]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of the exporter about itself
-        torch.onnx.export(model.eval(), tuple(parts), buffer, dynamo=False, opset_version=OPSET, input_names=names,
-                          output_names=[f"y{number}" for number in range(len(parts))])  # fmt: skip
+        torch.onnx.export(model.eval(), tuple(parts), buffer, dynamo=False, opset_version=OPSET, input_names=names)
     return buffer.getvalue()
 
 
-def onnxruntime(model: nn.Module, parts: Sequence[Tensor], num_outputs: int = 1) -> Call | str:
+def onnxruntime(model: nn.Module, parts: Sequence[Tensor]) -> Call | str:
     """onnxruntime's CPU provider with as many threads as torch has."""
     missing = [name for name in ("onnxruntime", "onnx") if importlib.util.find_spec(name) is None]
     if missing:

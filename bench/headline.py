@@ -11,8 +11,8 @@ from .ops import task_conv2d, task_linear, task_linear_gradients
 from .ops.task_linear import Linear
 from .registry import Point
 
-PACE = Pace(0.3, block=5, least=4, most=20, attempts=2, leave_out=("torch.compile frozen", "torch.compile", "DeepSparse",
-                                                                  "SparseProp"))  # fmt: skip
+LEFT_OUT = ("torch.compile frozen", "torch.compile", "DeepSparse", "SparseProp")
+PACE = Pace(0.3, block=5, least=4, most=20, attempts=2, leave_out=LEFT_OUT)
 LARGE = Linear(1000, 1000, 512, 0.10)
 
 
@@ -77,8 +77,8 @@ def show() -> None:
             live.refresh()
     level = known["cpu_level"] or "none: the plain PyTorch reference runs, see `rsn2 backends`"
     console.print(
-        f"rsn2_kernels {known['rsn2_kernels']}, torch {known['torch']}, onnxruntime {known['onnxruntime'] or 'absent'}, "
-        f"{known['processor']}, {known['threads']} threads, CPU level {level}"
+        f"rsn2_kernels {known['rsn2_kernels']}, torch {known['torch']}, "
+        f"onnxruntime {known['onnxruntime'] or 'absent'}, {known['processor']}, {known['threads']} threads, CPU level {level}"
     )
     console.print("Best dense is the fastest of PyTorch's default, oneDNN, onnxruntime and channels_last. Every point, "
                   "with its goals: python -m bench.run, in the source tree.")  # fmt: skip

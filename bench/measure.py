@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
@@ -36,9 +37,8 @@ class Pace(NamedTuple):
 
 
 FULL = Pace(1.0, block=5, least=5, most=40, attempts=3)
-QUICK = Pace(
-    0.1, block=3, least=3, most=12, attempts=1, leave_out=("torch.compile frozen", "torch.compile", "masked dense")
-)
+SLOW_OR_DULL = ("torch.compile frozen", "torch.compile", "masked dense")
+QUICK = Pace(0.1, block=3, least=3, most=12, attempts=1, leave_out=SLOW_OR_DULL)
 
 
 @contextmanager
@@ -64,6 +64,8 @@ class Ready(NamedTuple):
 
 def prove(point: Point, leave_out: Sequence[str] = ()) -> Ready:
     """Make all of a point's calls and compare their results; of ours first, without which nothing is timed."""
+    if "torch._dynamo" in sys.modules:
+        torch._dynamo.reset()  # it compiles anew only a few times
     case = point.prepare()
     ready = Ready({}, {}, {})
     makers = {"ours": lambda: case.ours, **case.others}

@@ -55,7 +55,8 @@ def row(line: dict[str, Any]) -> str:
     others += [f"{other} WRONG" for other in line.get("wrong", {})]
     dense = "" if best is None else f"{line['ratio_best_dense']:.2f}"
     words = [best or "", ", ".join(others), *map(words_of_goal, line["goals"])]
-    return f"{name:72} {own['median']:9.3f} {own['p20']:8.3f} {own['p80']:8.3f} {dense:>10}  {'; '.join(filter(None, words))}"
+    times = f"{own['median']:9.3f} {own['p20']:8.3f} {own['p80']:8.3f} {dense:>10}"
+    return f"{name:72} {times}  {'; '.join(filter(None, words))}"
 
 
 def disturbed(line: dict[str, Any]) -> list[str]:
@@ -74,8 +75,8 @@ def summary(found: list[dict[str, Any]]) -> str:
     why = {f"{name}: {reason}" for line in found for name, reason in line.get("absent", {}).items()}
     texts += [f"absent: {reason}" for reason in sorted(why)]
     texts.append(
-        f"{len(found)} points; of {len(judged)} goals {count['reach'] + count['pass']} hold ({count['reach']} as far as "
-        f"hoped for), {count['MISS']} are missed, {count['absent']} have nothing to compare with"
+        f"{len(found)} points; of {len(judged)} goals {count['reach'] + count['pass']} hold "
+        f"({count['reach']} as far as hoped for), {count['MISS']} are missed, {count['absent']} have nothing to compare with"
     )
     return "\n".join(texts)
 

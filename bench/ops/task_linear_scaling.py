@@ -30,7 +30,7 @@ def beside(case: Callable[[Any], Case], spec: Any, other: Any, name: str) -> Cas
 
 
 def on_threads(ours: Alternative, number: int) -> Alternative:
-    """The call on so many threads. They are set when they differ: in the first call of a block, which is not counted."""
+    """The call on so many threads, which the first call of a block sets; that one is not counted."""
 
     def call() -> Any:
         if torch.get_num_threads() != number:

@@ -169,6 +169,28 @@ def backends() -> None:
     typer.echo(str(rsn2_kernels.backends()))
 
 
+@app.command()
+def bench(threads: Threads = None) -> None:
+    """How fast the layers are on this machine, beside the best that PyTorch has without them; in half a minute."""
+    _use_threads(threads)
+    _bench_headline().show()
+
+
+def _bench_headline() -> Any:
+    """``bench.headline`` of the source tree that the packages come from, or its copy in an installation."""
+    import importlib
+    import sys
+
+    import rsn2_kernels
+
+    tree = Path(rsn2_kernels.__file__).resolve().parents[1]
+    if not (tree / "bench" / "headline.py").exists():
+        return importlib.import_module("rsn2._bench.headline")
+    if str(tree) not in sys.path:
+        sys.path.append(str(tree))
+    return importlib.import_module("bench.headline")
+
+
 @app.command(add_help_option=False, context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
 def data(ctx: typer.Context) -> None:
     """Get and check the data sets: `rsn2 data --help`."""
