@@ -16,7 +16,6 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.utils import mkldnn
 
 Call = Callable[[], Any]
 OPSET = 17  # the newest that DeepSparse reads
@@ -44,8 +43,12 @@ def channels_last(models: Sequence[nn.Module], parts: Sequence[Tensor]) -> Call:
 
 def onednn(models: Sequence[nn.Module], parts: Sequence[Tensor]) -> Call | str:
     """The oneDNN path with weights in its own layout (``torch.utils.mkldnn.to_mkldnn``)."""
-    # to_mkldnn replaces the modules inside of what it is given.
-    fast = [mkldnn.to_mkldnn(nn.Sequential(_copy(model)).eval(), model.weight.dtype) for model in models]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # it is written in TorchScript, which warns of itself
+        from torch.utils import mkldnn
+
+        # to_mkldnn replaces the modules inside of what it is given.
+        fast = [mkldnn.to_mkldnn(nn.Sequential(_copy(model)).eval(), model.weight.dtype) for model in models]
     pairs = list(zip(fast, parts, strict=True))
     call = without_grad(lambda: [model(part.to_mkldnn()).to_dense() for model, part in pairs])
     try:

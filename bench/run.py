@@ -76,7 +76,8 @@ def summary(found: list[dict[str, Any]]) -> str:
     texts += [f"absent: {reason}" for reason in sorted(why)]
     texts.append(
         f"{len(found)} points; of {len(judged)} goals {count['reach'] + count['pass']} hold "
-        f"({count['reach']} as far as hoped for), {count['MISS']} are missed, {count['absent']} have nothing to compare with"
+        f"({count['reach']} as far as hoped for), {count['MISS']} are missed, "
+        f"{count['absent']} have nothing to compare with"
     )
     return "\n".join(texts)
 

@@ -243,7 +243,7 @@ def test_switches_that_are_fine(changes):
 def copy_of_tree(folder: Path) -> Path:
     """The files that make a wheel, without what earlier builds left."""
     ignore = shutil.ignore_patterns("*.so", "__pycache__", "*.egg-info")
-    for name in ("csrc", "rsn2_kernels", "python"):
+    for name in ("csrc", "rsn2_kernels", "python", "bench"):
         shutil.copytree(ROOT / name, folder / name, ignore=ignore)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in"):
         shutil.copy(ROOT / name, folder / name)
@@ -259,8 +259,9 @@ def build_wheel(folder: Path, **changes: str) -> Path:
 
 
 def python_files(folder: Path) -> set[str]:
-    """Every Python file of both packages, by its name in a wheel."""
+    """Every Python file of both packages and of the benchmark, by its name in a wheel."""
     roots = {"rsn2_kernels": folder / "rsn2_kernels", "rsn2": folder / "python" / "rsn2"}
+    roots["rsn2/_bench"] = folder / "bench"
     return {
         str(Path(name) / path.relative_to(root))
         for name, root in roots.items()
