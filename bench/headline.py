@@ -66,9 +66,9 @@ def show() -> None:
 
     known = facts()
     console = Console(highlight=False)
-    console.print("How many times longer than ours the same work takes, in turns, float32, forward:")
-    table = Table(box=box.SIMPLE)
-    for header in ("work", "owned", "ours, ms", "best dense", "default", "masked"):
+    console.print("How many times longer than ours the same work takes, in turns (float32, forward; ms are ours):")
+    table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
+    for header in ("work", "owned", "ms", "best dense", "default", "masked"):
         table.add_column(header, justify="left" if header in ("work", "best dense") else "right", no_wrap=True)
     with Live(table, console=console, auto_refresh=False) as live:
         for words, point in chosen():

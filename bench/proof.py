@@ -9,10 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+import rsn2_kernels
 from rsn2_kernels.testing import assert_as_accurate
 
 from .registry import Alternative
 
+# Ours may err twice as much as PyTorch. Where no kernel of ours is here, what runs is plain PyTorch in another order than
+# oneDNN's, which on sums of hundreds of products is the more accurate one.
+FACTOR = 2.0 if rsn2_kernels.backends().cpu_level else 4.0
 WRONG = 0.01  # of the largest result: what others may differ by. It is to find wrong results, not to judge rounding.
 
 
@@ -43,7 +47,7 @@ def ours(call: Callable[[], Any], plain: Sequence[Tensor], exact: Sequence[Tenso
         if not len(found) == len(plain) == len(exact) > 0:
             raise AssertionError(f"want {len(exact)} results, got {len(found)}")
         for own, other, truth in zip(found, plain, exact, strict=True):
-            assert_as_accurate(own, other.detach(), truth.detach())
+            assert_as_accurate(own, other.detach(), truth.detach(), factor=FACTOR)
 
     return Alternative(call, check)
 
