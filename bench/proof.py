@@ -14,8 +14,8 @@ from rsn2_kernels.testing import assert_as_accurate
 
 from .registry import Alternative
 
-# Ours may err twice as much as PyTorch. Where no kernel of ours is here, what runs is plain PyTorch in another order than
-# oneDNN's, which on sums of hundreds of products is the more accurate one.
+# Ours may err twice as much as PyTorch. Where no kernel of ours is here, plain PyTorch runs, in another order than
+# oneDNN's, which is the more accurate one on sums of hundreds of products.
 FACTOR = 2.0 if rsn2_kernels.backends().cpu_level else 4.0
 WRONG = 0.01  # of the largest result: what others may differ by. It is to find wrong results, not to judge rounding.
 
