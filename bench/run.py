@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from rsn2.data import DataError
+
 from . import e2e
 from .facts import facts
 from .measure import DISTURBED, FULL, QUICK, measure
@@ -93,14 +95,18 @@ def main(argv: list[str] | None = None) -> int:
     print(" ".join(f"{key}={value}" for key, value in known.items() if key != "library"))
     print(HEADER)
     found = []
-    for line in lines(arguments.suite, quick=arguments.quick, text=arguments.filter):
-        found.append(line)
-        print(row(line), flush=True)
-        if arguments.out:
-            arguments.out.parent.mkdir(parents=True, exist_ok=True)
-            with open(arguments.out, "a") as file:
-                # threads of the line, where a point has its own, go before those of the machine
-                file.write(json.dumps({**known, "suite": arguments.suite, "quick": arguments.quick, **line}) + "\n")
+    try:
+        for line in lines(arguments.suite, quick=arguments.quick, text=arguments.filter):
+            found.append(line)
+            print(row(line), flush=True)
+            if arguments.out:
+                arguments.out.parent.mkdir(parents=True, exist_ok=True)
+                with open(arguments.out, "a", encoding="utf-8") as file:
+                    # The threads of the line, where a point has its own, win over those of the machine.
+                    full = {**known, "suite": arguments.suite, "quick": arguments.quick, **line}
+                    file.write(json.dumps(full) + "\n")
+    except DataError as error:
+        parser.error(str(error))
     print(summary(found))
     return 1 if any("ours" in line.get("wrong", {}) for line in found) or not found else 0
 

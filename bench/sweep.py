@@ -15,15 +15,15 @@ SLOTS = (1, 2, 4, 8, 16)
 
 def points() -> Iterator[Point]:
     for density in DENSITIES:
-        yield task_linear.point(task_linear.Linear(1000, 1000, 512, density))
+        yield task_linear.point(task_linear.Linear(1000, 1000, 512, density), quick=True)
     for density in DENSITIES:
         spec = task_conv2d.Conv(64, 64, density)
         yield Point("task_conv2d", "forward", spec.settings, lambda s=spec: task_conv2d.forward(s),
-                    alternatives.DENSE_CONV)  # fmt: skip
+                    alternatives.DENSE_CONV, quick=True)  # fmt: skip
     for size in (1000, 4096):
         for rows in ROWS:
             if (size, rows) != (1000, 512):  # among the densities
-                yield task_linear.point(task_linear.Linear(size, size, rows, 0.10))
+                yield task_linear.point(task_linear.Linear(size, size, rows, 0.10), quick=True)
     for num_slots in SLOTS:
         if num_slots > 1:
-            yield task_linear.point(task_linear.Linear(1000, 1000, 512, 0.05, num_slots))
+            yield task_linear.point(task_linear.Linear(1000, 1000, 512, 0.05, num_slots), quick=True)

@@ -31,10 +31,15 @@ def names(point: Point) -> list[str]:
     return [name for name in found if name not in (BEST_DENSE, *LEFT_OUT)]
 
 
+def identifier(name: str, who: str) -> str:
+    """What ``pytest -k`` takes words of: ``-k "rows:512 and density:0.1"``."""
+    return f"{name} {who}".replace(", ", " ").replace(" ", "-").replace("=", ":")
+
+
 CASES = [(name, who) for name, point in POINTS.items() for who in names(point)]
 
 
-@pytest.mark.parametrize(("name", "who"), CASES, ids=[f"{name} {who}" for name, who in CASES])
+@pytest.mark.parametrize(("name", "who"), CASES, ids=[identifier(*case) for case in CASES])
 def test_point(benchmark: Any, name: str, who: str) -> None:
     found = ready(name)
     assert "ours" not in found.wrong, found.wrong

@@ -88,7 +88,7 @@ def forward_backward(spec: Conv) -> Case:
     others = {
         "F.conv2d": with_step(model),
         "F.conv2d channels_last": with_step(last, last, last_part),
-        "torch.compile": with_step(torch.compile(model)),
+        "torch.compile": lambda: with_step(torch.compile(model))(),
         "masked dense": with_step(lambda images: baselines.masked_product(model, mask, images)),
         "SparseProp": lambda: _sparseprop(model, part, owned, exact),
     }

@@ -158,6 +158,12 @@ class TestRun:
         assert run.main([]) == 1
         assert "WRONG" in capsys.readouterr().out
 
+    def test_absent_data_is_one_line(self, monkeypatch, capsys):
+        monkeypatch.delenv("RSN2_DATA", raising=False)
+        with pytest.raises(SystemExit) as error:
+            run.main(["--suite", "e2e", "--quick", "--filter", "experiment 3"])
+        assert error.value.code == 2 and "RSN2_DATA" in capsys.readouterr().err.splitlines()[-1]
+
     def test_nothing_found_is_the_exit_status(self, found):
         found.append(point())
         assert run.main(["--filter", "no such point"]) == 1
