@@ -19,8 +19,10 @@ from typing import Any
 
 import torch
 
+from rsn2.metrics import Timing
+
 from .facts import ROOT
-from .measure import judge
+from .measure import judge, summary
 from .registry import Goal
 
 MASKED = "masked dense"
@@ -121,14 +123,10 @@ def measure(network: Network, *, quick: bool) -> dict[str, Any]:
     def median(how: str, key: str) -> float:
         return statistics.median(of(how, key))
 
-    times = {
-        how: {"median": 1e3 * median(how, "process_seconds"), "p20": 1e3 * min(of(how, "process_seconds")),
-              "p80": 1e3 * max(of(how, "process_seconds")), "calls": how_often}
-        for how in runs
-    }  # fmt: skip
+    times = {how: summary(Timing(tuple(1e3 * seconds for seconds in of(how, "process_seconds")))) for how in runs}
     ratio = times[MASKED]["median"] / times["ours"]["median"]
     return line | {
-        "ours_ms": times["ours"],  # whole processes; p20 and p80 are the fastest and the slowest
+        "ours_ms": times["ours"],  # whole processes
         "others_ms": {MASKED: times[MASKED]},
         "ratio": {MASKED: ratio},
         "epoch_seconds": {how: median(how, "epoch_seconds") for how in runs},

@@ -8,11 +8,12 @@ faster. The lines drawn in full are "best dense", those of single libraries are 
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from .compare import read as read_lines
 
 Line = Mapping[str, Any]
 BEST = "best dense"
@@ -69,17 +70,16 @@ FIGURES = (
 
 
 def read(paths: Sequence[Path]) -> list[Line]:
-    """The timed lines of all files; of several with one name and number of threads the last counts.
+    """The timed lines of all files, but for points with a number of threads of their own.
 
     Raises:
-        ValueError: there is none, or they are of different numbers of threads beside single points.
+        ValueError: there is none, a line is not of a run, or runs of different numbers of threads are mixed.
     """
-    found: dict[tuple[str, int], Line] = {}
+    found: dict[str, Line] = {}
     for path in paths:
-        for text in path.read_text(encoding="utf-8").splitlines():
-            line = json.loads(text)
+        for key, line in read_lines(path).items():
             if line.get("ratio") and "threads=" not in line["name"]:
-                found[line["name"], line["threads"]] = line
+                found[key] = line
     if not found:
         raise ValueError(f"no timed point in {', '.join(map(str, paths))}")
     threads = {line["threads"] for line in found.values()}

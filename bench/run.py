@@ -62,9 +62,9 @@ def row(line: dict[str, Any]) -> str:
 
 
 def disturbed(line: dict[str, Any]) -> list[str]:
-    """Alternatives whose slow calls take much longer than their fast ones: something else used the machine."""
+    """Alternatives of which many calls took much longer than the fastest one: something else used the machine."""
     times = {"ours": line["ours_ms"], **line["others_ms"]} if "ours_ms" in line else {}
-    return [name for name, timing in times.items() if timing["p80"] > DISTURBED * timing["p20"]]
+    return [name for name, timing in times.items() if timing["p80"] > DISTURBED * timing["least"]]
 
 
 def summary(found: list[dict[str, Any]]) -> str:

@@ -9,8 +9,9 @@ import pytest
 import torch
 
 from bench import proof, run
-from bench.measure import QUICK, Pace, judge, measure, prove, with_threads
+from bench.measure import QUICK, Pace, judge, measure, prove, spread, undisturbed, with_threads
 from bench.registry import BEST_DENSE, Alternative, Case, Count, Goal, Point
+from rsn2.metrics import Timing
 
 SHORT = Pace(0.001, block=1, least=1, most=1, attempts=1)
 X = torch.tensor([1.0, 2.0])
@@ -34,7 +35,7 @@ def point(ours=X, others=(), goals=(), dense=("dense",), **settings) -> Point:
 def test_a_right_result_is_timed():
     line = measure(point(others={"dense": alternative(X)}, goals=[Goal(BEST_DENSE, 1e-9, 1e9)]), SHORT)
     assert line["wrong"] == {} and line["absent"] == {}
-    assert set(line["ours_ms"]) == set(line["others_ms"]["dense"]) == {"median", "p20", "p80", "calls"}
+    assert set(line["ours_ms"]) == set(line["others_ms"]["dense"]) == {"median", "least", "p20", "p80", "calls"}
     assert line["best_dense"] == "dense"
     ratio = line["others_ms"]["dense"]["median"] / line["ours_ms"]["median"]
     assert line["ratio"] == {"dense": ratio} and line["ratio_best_dense"] == ratio
@@ -117,6 +118,16 @@ def test_threads_are_those_of_the_point_and_restored(set_num_threads):
 def test_goals(goal, ours, other, figure, verdict):
     entry = judge(goal, ours, {"other": other})
     assert entry["figure"] == pytest.approx(figure) and entry["verdict"] == verdict
+
+
+def test_the_calmest_attempt_counts(monkeypatch):
+    disturbed, calm = Timing((1.0, 8.0, 8.0, 8.0)), Timing((1.5, 1.6, 1.7, 1.8))
+    assert spread({"ours": calm, "dense": disturbed}) == 8.0 and spread({"ours": calm}) == pytest.approx(1.2)
+    attempts = iter([disturbed, calm, disturbed])
+    monkeypatch.setattr("bench.measure.in_turns", lambda calls, pace: {"ours": next(attempts)})
+    assert undisturbed({}, SHORT._replace(attempts=3)) == ({"ours": calm}, 2)
+    attempts = iter([disturbed])
+    assert undisturbed({}, SHORT) == ({"ours": disturbed}, 1)
 
 
 def test_counts_are_judged_and_not_timed():

@@ -12,7 +12,7 @@ from bench import plot
 def line(density=0.1, rows=512, slots=1, shape="1000x1000", **fields):
     ratio = {"F.linear": 8.0, "onnxruntime": 4.0, "torch CSR": 3.0}
     return {"name": f"{shape} {rows} {density} {slots}", "what": "forward", "shape": shape, "density": density,
-            "rows": rows, "slots": slots, "dtype": "float32", "threads": 2, "ratio": ratio, "ratio_best_dense": 4.0,
+            "rows": rows, "slots": slots, "dtype": "float32", "threads": 2, "cpu_level": "avx512", "ratio": ratio, "ratio_best_dense": 4.0,
             **fields}  # fmt: skip
 
 
@@ -41,7 +41,11 @@ def test_files(tmp_path, capsys):
 
 @pytest.mark.parametrize(
     ("lines", "words"),
-    [([], "no timed point"), ([line(0.1), line(0.2, threads=1)], "different numbers of threads")],
+    [
+        ([], "no timed point"),
+        ([{"op": "task_linear"}], "no line of bench.run"),
+        ([line(0.1), line(0.2, threads=1)], "different numbers of threads"),
+    ],
 )
 def test_what_cannot_be_drawn(tmp_path, capsys, lines, words):
     with pytest.raises(SystemExit):
