@@ -137,4 +137,48 @@ void reset_counters() {
 void set_counting(bool on) { counting = on; }
 bool is_counting() { return counting; }
 
+namespace {
+
+constexpr std::align_val_t SCRATCH_ALIGNMENT{64};
+
+struct Block {
+  char* data;
+  int64_t num_bytes;
+};
+
+// Blocks in use come first, in the order in which they were taken; the others wait.
+struct KeptBlocks {
+  std::vector<Block> blocks;
+  size_t num_used = 0;
+  ~KeptBlocks() {
+    for (const Block& block : blocks) ::operator delete(block.data, SCRATCH_ALIGNMENT);
+  }
+};
+
+thread_local KeptBlocks kept;
+
+}  // namespace
+
+void* take_scratch(int64_t num_bytes) {
+  if (kept.num_used == kept.blocks.size()) kept.blocks.push_back({nullptr, 0});
+  const auto waiting = kept.blocks.begin() + static_cast<std::ptrdiff_t>(kept.num_used);
+  std::iter_swap(waiting, std::max_element(waiting, kept.blocks.end(),
+                                           [](const Block& a, const Block& b) { return a.num_bytes < b.num_bytes; }));
+  Block& block = *waiting;
+  if (block.data == nullptr || block.num_bytes < num_bytes) {
+    ::operator delete(std::exchange(block.data, nullptr), SCRATCH_ALIGNMENT);
+    block.data = static_cast<char*>(::operator new(static_cast<size_t>(num_bytes), SCRATCH_ALIGNMENT));
+    block.num_bytes = num_bytes;
+  }
+  ++kept.num_used;
+  return block.data;
+}
+
+void give_scratch_back(void* data) noexcept {
+  const auto end = kept.blocks.begin() + static_cast<std::ptrdiff_t>(kept.num_used);
+  const auto block = std::find_if(kept.blocks.begin(), end, [&](const Block& b) { return b.data == data; });
+  std::iter_swap(block, end - 1);
+  --kept.num_used;
+}
+
 }  // namespace rsn2

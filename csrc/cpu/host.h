@@ -154,17 +154,21 @@ RowGroups group_rows(const char* op, const Tensor& slots, int64_t num_rows, int6
 
 // ---- scratch ------------------------------------------------------------------------------------------------------
 
-// Uninitialised memory for a kernel, aligned to a cache line and so to the widest vector.
+// Uninitialised memory for a kernel, aligned to a cache line and so to the widest vector. A thread keeps the blocks
+// that it gives back, one for each that it has in use at once: malloc would put them into the holes that activations
+// leave, the next activation would not fit there any more, and the heap would grow with every training step.
+void* take_scratch(int64_t num_bytes);
+void give_scratch_back(void* block) noexcept;
+
 template <class T>
 class Scratch {
  public:
-  explicit Scratch(int64_t size)
-      : data_(static_cast<T*>(::operator new(sizeof(T) * static_cast<size_t>(size), std::align_val_t{64}))) {}
+  explicit Scratch(int64_t size) : data_(static_cast<T*>(take_scratch(static_cast<int64_t>(sizeof(T)) * size))) {}
   T* data() { return data_.get(); }
 
  private:
   struct Free {
-    void operator()(T* data) const { ::operator delete(data, std::align_val_t{64}); }
+    void operator()(T* data) const { give_scratch_back(data); }
   };
   std::unique_ptr<T, Free> data_;
 };
