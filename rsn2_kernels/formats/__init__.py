@@ -1,12 +1,12 @@
 """Layouts of packed weights, owner maps and base weights. No arithmetic of the layers."""
 
 from rsn2_kernels.formats.base import SeededBase, StoredBase, draw_seed
+from rsn2_kernels.formats.coding import encode_slot
 from rsn2_kernels.formats.ownership import FREE, FREE_WIDE, CapacityError, is_owned, num_kept, owner_map
 from rsn2_kernels.formats.packed import (
     PackedWeight,
     coordinates,
     empty_positions,
-    encode_slot,
     join,
     pack,
     segment,

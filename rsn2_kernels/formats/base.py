@@ -68,6 +68,11 @@ class SeededBase(NamedTuple):
         pieces = [self._draw(piece, dtype) for piece in indices.reshape(-1).split(_PIECE)]
         return torch.cat(pieces).reshape(indices.shape)
 
+    def dense(self, numel: int, dtype: torch.dtype) -> Tensor:
+        """The values at positions 0 .. ``numel - 1``; not to be written to."""
+        pieces = [torch.arange(first, min(first + _PIECE, numel)) for first in range(0, numel, _PIECE)]
+        return torch.cat([self._draw(piece, dtype) for piece in pieces])
+
     def _draw(self, indices: Tensor, dtype: torch.dtype) -> Tensor:
         words = random_words(self.seed, indices)
         u = _shift_right(words, 40).to(torch.float64) / (1 << 24)
@@ -87,6 +92,10 @@ class StoredBase(NamedTuple):
     def at(self, indices: Tensor, dtype: torch.dtype) -> Tensor:
         """Values at flattened positions ``indices``."""
         return self.weight.reshape(-1)[indices].to(dtype)
+
+    def dense(self, numel: int, dtype: torch.dtype) -> Tensor:
+        """The values at positions 0 .. ``numel - 1``; not to be written to, since it may be ``weight`` itself."""
+        return self.weight.reshape(-1)[:numel].to(dtype)
 
 
 def draw_seed() -> int:

@@ -43,9 +43,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from rsn2_kernels.formats.coding import decode_slot, encode_slot
+
 FORMAT_VERSION = 1
-TILE_ROWS = 16
-TILE_COLUMNS = 256
 _HEADER = 4
 
 
@@ -91,111 +91,6 @@ def segment(positions: Tensor, slot: int) -> Tensor:
         raise IndexError(f"slot must be in 0..{num_slots - 1}, got {slot}")
     first, last = positions[_HEADER + slot : _HEADER + slot + 2].tolist()
     return positions[first:last]
-
-
-def _tiles(num_rows: int, num_columns: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Rows and columns of every tile, each ``[num_tiles]`` int64."""
-    row_starts = torch.arange(0, num_rows, TILE_ROWS, device=device)
-    column_starts = torch.arange(0, num_columns, TILE_COLUMNS, device=device)
-    rows = (num_rows - row_starts).clamp(max=TILE_ROWS)
-    columns = (num_columns - column_starts).clamp(max=TILE_COLUMNS)
-    return rows.repeat_interleave(len(columns)), columns.repeat(len(rows))
-
-
-def _payload_words(counts: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Words that every tile takes, and whether it is stored as offsets."""
-    as_bits = (rows * columns + 63) // 64
-    as_offsets = (counts + 3) // 4
-    is_offsets = as_offsets < as_bits
-    words = torch.where(is_offsets, as_offsets, as_bits)
-    return words.masked_fill(counts == 0, 0), is_offsets
-
-
-def _exclusive_sum(numbers: Tensor) -> Tensor:
-    return numbers.cumsum(0) - numbers
-
-
-def encode_slot(flat: Tensor, num_rows: int, num_columns: int) -> tuple[Tensor, Tensor]:
-    """Encode the positions that one slot owns.
-
-    Args:
-        flat: ascending int64 positions ``row * K + column``, ``[N]``.
-        num_rows: ``O``.
-        num_columns: ``K``.
-
-    Returns:
-        The segment ``[words]`` int64, and ``order`` ``[N]``: value ``j`` of the packed order is the weight at
-        ``flat[order[j]]``.
-    """
-    device = flat.device
-    if flat.numel() == 0:
-        return flat.new_zeros(0), flat.new_zeros(0)
-    tile_rows, tile_columns = _tiles(num_rows, num_columns, device)
-    spans = -(-num_columns // TILE_COLUMNS)
-    rows, columns = flat // num_columns, flat % num_columns
-    tile = rows // TILE_ROWS * spans + columns // TILE_COLUMNS
-    order = tile.argsort(stable=True)
-    rows, columns, tile = rows[order] % TILE_ROWS, columns[order] % TILE_COLUMNS, tile[order]
-
-    counts = torch.bincount(tile, minlength=len(tile_rows))
-    words, is_offsets = _payload_words(counts, tile_rows, tile_columns)
-    num_count_words = -(-len(counts) // 4)
-    starts = num_count_words + _exclusive_sum(words)
-    rank = torch.arange(len(tile), device=device) - _exclusive_sum(counts)[tile]
-    bit = rows * tile_columns[tile] + columns
-    as_offset = is_offsets[tile]
-    word = starts[tile] + torch.where(as_offset, rank // 4, bit // 64)
-    shift = torch.where(as_offset, rank % 4 * 16, bit % 64)
-    content = torch.where(as_offset, rows * TILE_COLUMNS + columns, 1) << shift
-
-    encoded = flat.new_zeros(num_count_words + int(words.sum()))
-    tiles = torch.arange(len(counts), device=device)
-    encoded.index_add_(0, tiles // 4, counts << tiles % 4 * 16)
-    encoded.index_add_(0, word, content)  # every bit is set once, so that the sum is the union
-    return encoded, order
-
-
-def tile_counts(words: Tensor, num_rows: int, num_columns: int) -> Tensor:
-    """Owned weights of every tile of a non-empty segment, ``[num_tiles]`` int64."""
-    num_tiles = -(-num_rows // TILE_ROWS) * -(-num_columns // TILE_COLUMNS)
-    shifts = torch.arange(0, 64, 16, device=words.device)
-    return ((words[: -(-num_tiles // 4), None] >> shifts) & 0xFFFF).reshape(-1)[:num_tiles]
-
-
-def decode_slot(words: Tensor, num_rows: int, num_columns: int) -> tuple[Tensor, Tensor]:
-    """Rows and columns that a segment names, in the order of the values; each ``[N]`` int64."""
-    device = words.device
-    if words.numel() == 0:
-        return words.new_zeros(0), words.new_zeros(0)
-    counts = tile_counts(words, num_rows, num_columns)
-    tile_rows, tile_columns = _tiles(num_rows, num_columns, device)
-    num_words, is_offsets = _payload_words(counts, tile_rows, tile_columns)
-    starts = -(-len(counts) // 4) + _exclusive_sum(num_words)
-    first = _exclusive_sum(counts)
-    total = int(counts.sum())
-    local_row, local_column = words.new_empty(total), words.new_empty(total)
-    tile = torch.arange(len(counts), device=device).repeat_interleave(counts)
-
-    rank = torch.arange(total, device=device) - first[tile]
-    chosen = is_offsets[tile].nonzero().squeeze(1)
-    offset = words[starts[tile[chosen]] + rank[chosen] // 4] >> (rank[chosen] % 4 * 16) & 0xFFFF
-    local_row[chosen], local_column[chosen] = offset // TILE_COLUMNS, offset % TILE_COLUMNS
-
-    bit_tiles = (~is_offsets & (counts > 0)).nonzero().squeeze(1)
-    owner = bit_tiles.repeat_interleave(num_words[bit_tiles])
-    place = torch.arange(len(owner), device=device) - _exclusive_sum(num_words[bit_tiles]).repeat_interleave(
-        num_words[bit_tiles]
-    )
-    payload = words[starts[owner] + place].view(torch.uint8).reshape(len(owner), 8, 1)
-    is_set = (payload >> torch.arange(8, dtype=torch.uint8, device=device)) & 1
-    which, bit = is_set.reshape(len(owner), 64).nonzero(as_tuple=True)
-    bit = place[which] * 64 + bit
-    chosen = (~is_offsets[tile]).nonzero().squeeze(1)
-    columns_of_tile = tile_columns[owner[which]]
-    local_row[chosen], local_column[chosen] = bit // columns_of_tile, bit % columns_of_tile
-
-    spans = -(-num_columns // TILE_COLUMNS)
-    return tile // spans * TILE_ROWS + local_row, tile % spans * TILE_COLUMNS + local_column
 
 
 def join(segments: list[Tensor], counts: list[int], num_rows: int, num_columns: int) -> Tensor:

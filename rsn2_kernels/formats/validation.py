@@ -5,16 +5,15 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from rsn2_kernels.formats.packed import (
-    FORMAT_VERSION,
-    TILE_COLUMNS,
-    TILE_ROWS,
-    _payload_words,
-    _tiles,
+from rsn2_kernels.formats.coding import (
     decode_slot,
     encode_slot,
+    num_count_words,
+    payload_words,
     tile_counts,
+    tiles,
 )
+from rsn2_kernels.formats.packed import FORMAT_VERSION
 
 
 def problems(values: Tensor, positions: Tensor) -> list[str]:
@@ -59,22 +58,22 @@ def _segment_problem(words: Tensor, owned: int, num_rows: int, num_columns: int)
     flat = words.new_zeros(0)
     if len(words) == 0:
         return ("" if owned == 0 else f"no segment, but {owned} values"), flat
-    num_tiles = -(-num_rows // TILE_ROWS) * -(-num_columns // TILE_COLUMNS)
-    if len(words) < -(-num_tiles // 4):
-        return f"the segment of {len(words)} words is too short for the counts of {num_tiles} tiles", flat
+    tile_rows, tile_columns = tiles(num_rows, num_columns)
+    heads = num_count_words(num_rows, num_columns)
+    if len(words) < heads:
+        return f"the segment of {len(words)} words is too short for the counts of {len(tile_rows)} tiles", flat
     counts = tile_counts(words, num_rows, num_columns)
-    tile_rows, tile_columns = _tiles(num_rows, num_columns, words.device)
     if bool((counts > tile_rows * tile_columns).any()):
         return "a tile counts more weights than it has places", flat
-    if int(counts.sum()) != owned:
-        return f"its tiles count {int(counts.sum())} weights, but it has {owned} values", flat
-    payload, _ = _payload_words(counts, tile_rows, tile_columns)
-    expected = -(-num_tiles // 4) + int(payload.sum())
+    if counts.sum() != owned:
+        return f"its tiles count {counts.sum()} weights, but it has {owned} values", flat
+    payload, _ = payload_words(counts, tile_rows, tile_columns)
+    expected = heads + payload.sum()
     if len(words) != expected:
         return f"the segment must have {expected} words, got {len(words)}", flat
     try:
         rows, columns = decode_slot(words, num_rows, num_columns)
-    except (RuntimeError, IndexError) as error:  # set bits and counts contradict each other
+    except ValueError as error:  # set bits and counts contradict each other
         return f"the tiles do not decode: {error}", flat
     if bool(((rows < 0) | (rows >= num_rows) | (columns < 0) | (columns >= num_columns)).any()):
         return "a position lies outside the matrix", flat

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import functools
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +17,14 @@ from rsn2_kernels.nn._optimizers import check_state, move_state
 from rsn2_kernels.nn._slots import check_range
 from rsn2_kernels.nn._storage import Storage
 from rsn2_kernels.ops._checks import check_slots
+
+_Combine = Callable[[Tensor, Tensor], Tensor]
+_Places = tuple[Tensor, Tensor | None]
+
+
+def _moved(combine: _Combine, zeros: Tensor, order: Tensor, state: Tensor) -> Tensor:
+    """An optimizer's state of a slot whose weights change; what comes to it starts at zero."""
+    return combine(state, zeros.to(state.dtype))[order]
 
 
 class TaskLayer(Storage):
@@ -59,29 +68,66 @@ class TaskLayer(Storage):
             Nothing is changed then.
         """
         number = self._check_change("claim", slot, mask, optimizer)
-        wanted = mask.to(self.positions.device).flatten()
-        taken = wanted & ~self.free().flatten()
-        if bool(taken.any()):
-            owners = [self._label(s) for s in range(self.num_slots) if bool(taken[self.owned(s)].any())]
-            raise CapacityError(
-                f"claim: mask must be free weights only, but {int(taken.sum())} of its {int(wanted.sum())} are taken "
-                f"by slot {', '.join(owners)}; {int(self.free().sum())} of {self.numel} are free "
-                "(layer.free() says which)"
-            )
-        new = wanted.nonzero().squeeze(1)
+        new = mask.to(self.positions.device).flatten().nonzero().squeeze(1)
         if values is None:
-            start = self.base.at(new, torch.float64) * gain
+            start = None if gain == 1 else self._base_values(new, gain)
         elif tuple(values.shape) == self.weight_shape and values.is_floating_point():
             start = values.detach().to(self.positions.device).reshape(-1)[new]
         else:
             raise ValueError(
                 f"claim: values must be float {list(self.weight_shape)}, got {values.dtype} {list(values.shape)}"
             )
-        start = start.to(self.flat_values.dtype)
-        if not bool(start.isfinite().all()):
-            raise ValueError("claim: values must be finite")
-        old = self.owned(number)
-        self._replace(number, torch.cat([old, new]), lambda kept, fresh: torch.cat([kept, fresh]), start, optimizer)
+        self._give({number: (new, start)}, optimizer)
+
+    def claim_places(self, claims: Mapping[int, _Places] | Mapping[str, _Places], *,
+                     optimizer: Optimizer | None = None) -> None:  # fmt: skip
+        """Give free weights to several slots at once: what ``claim`` does for each, but indices are derived once.
+
+        Args:
+            claims: by slot the flattened indices of the weights, ascending int64 ``[n]``, and their starting values
+                ``[n]``, or None for the base weights.
+            optimizer: as for :meth:`claim`.
+
+        Raises:
+            ValueError, RuntimeError: as for :meth:`claim`; nothing is changed then.
+        """
+        numbers = {self._check_change("claim_places", slot, None, optimizer): given for slot, given in claims.items()}
+        for places, values in numbers.values():
+            is_ascending = places.dtype == torch.int64 and places.dim() == 1 and bool((places[1:] > places[:-1]).all())
+            if not is_ascending or len(places) and (places[0] < 0 or places[-1] >= self.numel):
+                raise ValueError(f"claim_places: indices must be ascending int64 [n] in 0..{self.numel - 1}")
+            if values is not None and (values.shape != places.shape or not values.is_floating_point()):
+                raise ValueError(
+                    f"claim_places: values must be float {list(places.shape)}, got {values.dtype} {list(values.shape)}"
+                )
+        self._give(numbers, optimizer)
+
+    def _give(self, claims: Mapping[int, _Places], optimizer: Optimizer | None) -> None:
+        free = self.free().flatten()
+        changes = {}
+        for number, (new, values) in claims.items():
+            available = free[new]
+            if not bool(available.all()):
+                taken = new[~available]
+                masks = {s: self.mask(s).flatten() for s in range(self.num_slots)}
+                owners = [self._label(s) for s in masks if bool(masks[s][taken].any())]
+                raise CapacityError(
+                    f"claim: mask must be free weights only, but {len(taken)} of its {len(new)} are taken "
+                    f"by slot {', '.join(owners)}; {int(self.free().sum())} of {self.numel} are free "
+                    "(layer.free() says which)"
+                )
+            free[new] = False
+            start = self._base_values(new) if values is None else values.to(self.flat_values.dtype)
+            if not bool(start.isfinite().all()):
+                raise ValueError("claim: values must be finite")
+            old = self.owned(number)
+            indices = torch.cat([old, new]) if len(old) else new
+            changes[number] = (indices, lambda kept, fresh: torch.cat([kept, fresh]), start)
+        self._replace(changes, optimizer)
+
+    def _base_values(self, places: Tensor, gain: float = 1.0) -> Tensor:
+        kind = self.flat_values.dtype
+        return self.base.at(places, kind) if gain == 1 else (self.base.at(places, torch.float64) * gain).to(kind)
 
     def release(self, slot: int | str, mask: Tensor | None = None, *, optimizer: Optimizer | None = None) -> None:
         """Make weights of a slot free again: those of ``mask`` (bool, shape of the weight), or all.
@@ -102,7 +148,8 @@ class TaskLayer(Storage):
                     f"but {int(wanted.sum()) - int(gone.sum())} of its {int(wanted.sum())} are not"
                 )
         start = self.flat_values.new_zeros(0)
-        self._replace(number, old[~gone], lambda kept, fresh: torch.cat([kept[~gone], fresh]), start, optimizer)
+        combine: _Combine = lambda kept, fresh: torch.cat([kept[~gone], fresh])  # noqa: E731
+        self._replace({number: (old[~gone], combine, start)}, optimizer)
 
     def _label(self, slot: int) -> str:
         return repr(self.slot_names[slot]) if self.slot_names else str(slot)
@@ -122,27 +169,34 @@ class TaskLayer(Storage):
         check_state(what, self.values[number], optimizer)
         return number
 
-    def _replace(self, slot: int, indices: Tensor, combine: Callable[[Tensor, Tensor], Tensor], start: Tensor,
-                 optimizer: Optimizer | None) -> None:  # fmt: skip
-        """Make ``indices`` (flattened, any order) what the slot owns; ``combine(old, start)`` are their values."""
+    def _replace(self, changes: Mapping[int, tuple[Tensor, _Combine, Tensor]], optimizer: Optimizer | None) -> None:
+        """Make ``indices`` (flattened, any order) what a slot owns; ``combine(old, start)`` are their values."""
         num_outputs, num_columns = self.weight_shape[0], self._num_columns()
-        ranking = self._to_packed(indices).argsort()
-        words, order = formats.encode_slot(self._to_packed(indices)[ranking], num_outputs, num_columns)
-        order = ranking[order]  # of the indices as they came
         parts = [value.detach() for value in self.values]
-        parts[slot] = combine(parts[slot], start)[order]
-        zeros = torch.zeros_like(start)
-        move_state(optimizer, self.values[slot], lambda state: combine(state, zeros.to(state.dtype))[order])
         segments = [formats.segment(self.positions, s) for s in range(self.num_slots)]
-        segments[slot] = words
+        moves = []
+        for slot, (indices, combine, start) in changes.items():
+            segments[slot], order = self._encoded(indices)
+            parts[slot] = combine(parts[slot], start)[order]
+            moves.append((self.values[slot], functools.partial(_moved, combine, torch.zeros_like(start), order)))
         counts = [len(part) for part in parts]
+        positions = formats.join(segments, counts, num_outputs, num_columns)
+        index, flat_values = self._derive_index(positions), torch.cat(parts)
         # A graph recorded before the change must not be differentiated after it: autograd refuses, seeing the version.
         torch.autograd.graph.increment_version(self.flat_values)
-        self.positions = formats.join(segments, counts, num_outputs, num_columns)
-        self.index = self._derive_index(self.positions)
-        self.flat_values = torch.cat(parts)
-        self.values[slot].grad = None
+        self.positions, self.index, self.flat_values = positions, index, flat_values
+        for value, move in moves:
+            move_state(optimizer, value, move)
+            value.grad = None
         self._tie()
+
+    def _encoded(self, indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The segment of a slot that owns ``indices``, in any order, and the order of its values among them."""
+        packed = self._to_packed(indices)
+        ranking = None if bool((packed[1:] > packed[:-1]).all()) else packed.argsort()
+        flat = packed if ranking is None else packed[ranking]
+        words, order = formats.encode_slot(flat, self.weight_shape[0], self._num_columns())
+        return words, order if ranking is None else ranking[order]
 
     def read(self, slot: int | str, owners: Sequence[int | str]) -> None:
         """Let the rows of ``slot`` also read the weights of other, frozen slots, without gradients to them.
@@ -186,11 +240,9 @@ class TaskLayer(Storage):
             owners = self._reads.get(slot, ())
             indices = torch.cat([self.owned(owner) for owner in owners] or [self.positions.new_zeros(0)])
             values = torch.cat([self.values[owner].detach() for owner in owners] or [self.flat_values[:0]])
-            packed = self._to_packed(indices)
-            ranking = packed.argsort()
-            words, order = formats.encode_slot(packed[ranking], self.weight_shape[0], self._num_columns())
+            words, order = self._encoded(indices)
             segments.append(words)
-            parts.append(values[ranking[order]])
+            parts.append(values[order])
         counts = [len(part) for part in parts]
         self.frozen_positions = formats.join(segments, counts, self.weight_shape[0], self._num_columns())
         self.frozen_index = self._derive_index(self.frozen_positions)

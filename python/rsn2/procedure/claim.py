@@ -115,7 +115,7 @@ def claim(net: MultitaskNetwork, tasks: str | Sequence[str], batches: Batches | 
         _choose(plan, scores, scope)
     _commit(plan, start, seed, optimizer)
     report = ClaimReport(
-        {name: {} for name in names}, {plan.names[x]: int(free.sum()) for x, free in plan.free.items()}
+        {name: {} for name in names}, {plan.names[x]: int(free.count_nonzero()) for x, free in plan.free.items()}
     )
     for (layer, slot), indices in plan.chosen.items():
         report.claimed[plan.users[layer, slot][0]][plan.names[layer]] = len(indices)
@@ -170,11 +170,12 @@ def _scores(net: MultitaskNetwork, task: str, data: Mapping[str, Batches], losse
                 weights[target] = probes[name]
                 gradient = found.get(name, probes[name].new_zeros(()).expand_as(probes[name]))
                 sums[target] = sums[target] + gradient if target in sums else gradient
+        del probes, found, gradient  # dense, and needed no more
     generator = torch.Generator().manual_seed(_seed_of(seed, task, "score"))
     scores = {}
     for target in targets:
         layer, name = target[0], plan.names[target[0]]
-        result = function(Scored(name, weights[target], sums[target], generator)).detach()
+        result = function(Scored(name, weights.pop(target), sums.pop(target), generator)).detach()
         if tuple(result.shape) != layer.weight_shape or not result.is_floating_point():
             raise ValueError(
                 f"claim: scores of layer {name} must be float {list(layer.weight_shape)}, "
@@ -185,16 +186,10 @@ def _scores(net: MultitaskNetwork, task: str, data: Mapping[str, Batches], losse
     return scores
 
 
-def _base_weight(layer: TaskLayer) -> Tensor:
-    """``[numel]``."""
-    indices = torch.arange(layer.numel, device=layer.positions.device)
-    return layer.base.at(indices, layer.flat_values.dtype)
-
-
 def _active_weight(plan: Plan, target: Target, mode: str) -> Tensor:
     """The base weights, zero where another task's weights are: Algorithm 1, lines 2 and 3."""
     layer, _ = target
-    weight = _base_weight(layer)
+    weight = layer.base.dense(layer.numel, layer.flat_values.dtype).to(layer.positions.device)
     if mode == "sequential":
         active = plan.free[layer].clone()
         if target in plan.chosen:
@@ -204,10 +199,11 @@ def _active_weight(plan: Plan, target: Target, mode: str) -> Tensor:
 
 
 def _check_scores(scores: Tensor, free: Tensor, where: str) -> None:
-    if not bool(scores.isfinite().all()):
+    smallest, largest_of_all = scores.aminmax() if len(scores) else (scores.new_zeros(()),) * 2  # NaN if there is one
+    if not bool(smallest.isfinite() & largest_of_all.isfinite()):
         bad = int((~scores.isfinite()).sum())
         raise ValueError(f"claim: scores must be finite, but {bad} of {len(scores)} are not in {where}")
-    if not bool((scores[free] != 0).any()):
+    if not bool(((scores != 0) & free).any()):
         warnings.warn(f"claim: all scores are zero in {where}; the weights taken are simply the first", stacklevel=4)
 
 
@@ -227,10 +223,10 @@ def _choose(plan: Plan, scores: Mapping[Target, Tensor], scope: str | Mapping[st
     elif scores:
         wanted = sum(plan.num_kept[target] for target in scores)
         allowed = torch.cat([plan.free[layer] for layer, _ in scores])
-        if wanted > int(allowed.sum()):
+        if wanted > int(allowed.count_nonzero()):
             names = ", ".join(plan.names[layer] for layer, _ in scores)
             raise CapacityError(
-                f"claim: {wanted} weights are wanted, but {int(allowed.sum())} are left in layers {names}"
+                f"claim: {wanted} weights are wanted, but {int(allowed.count_nonzero())} are left in layers {names}"
             )
         places = largest(torch.cat(list(scores.values())), wanted, allowed)
         first = 0
@@ -248,22 +244,19 @@ def _choose(plan: Plan, scores: Mapping[Target, Tensor], scope: str | Mapping[st
 
 def _commit(plan: Plan, start: str, seed: int, optimizer: Optimizer | None) -> None:
     """Claim what was chosen, in all layers or in none."""
+    by_layer: dict[TaskLayer, dict[int, tuple[Tensor, Tensor | None]]] = {}
+    for (layer, slot), indices in plan.chosen.items():
+        values = None
+        if start == "rescaled":
+            values = _rescaled(layer, indices)
+        if start == "per_task":
+            values = _drawn(layer, indices, _seed_of(seed, plan.users[layer, slot][0], plan.names[layer]))
+        by_layer.setdefault(layer, {})[slot] = (indices, values)
     done: list[Target] = []
     try:
-        for (layer, slot), indices in plan.chosen.items():
-            mask = torch.zeros(layer.numel, dtype=torch.bool, device=indices.device)
-            mask[indices] = True
-            values = None
-            if start == "rescaled":
-                values = _rescaled(layer, indices)
-            if start == "per_task":
-                own_seed = _seed_of(seed, plan.users[layer, slot][0], plan.names[layer])
-                values = torch.zeros(layer.numel, dtype=layer.flat_values.dtype, device=indices.device)
-                values[indices] = _drawn(layer, indices, own_seed)
-                values = values.reshape(layer.weight_shape)
-            mask = mask.reshape(layer.weight_shape)
-            layer.claim(slot, mask, values=values, optimizer=optimizer)
-            done.append((layer, slot))
+        for layer, claims in by_layer.items():
+            layer.claim_places(claims, optimizer=optimizer)
+            done += [(layer, slot) for slot in claims]
     except BaseException:
         for layer, slot in done:
             layer.release(slot, optimizer=optimizer)
@@ -271,14 +264,12 @@ def _commit(plan: Plan, start: str, seed: int, optimizer: Optimizer | None) -> N
 
 
 def _rescaled(layer: TaskLayer, indices: Tensor) -> Tensor:
-    """The base weights at ``indices``, each output unit's times ``sqrt(inputs / kept inputs)``; shape of the weight."""
+    """The base weights at ``indices``, each output unit's times ``sqrt(inputs / kept inputs)``."""
     num_inputs = layer.numel // layer.weight_shape[0]
     rows = indices // num_inputs
     kept = torch.bincount(rows, minlength=layer.weight_shape[0])
     gains = (num_inputs / kept[rows].double()).sqrt()
-    values = torch.zeros(layer.numel, dtype=layer.flat_values.dtype, device=indices.device)
-    values[indices] = (layer.base.at(indices, torch.float64) * gains).to(values.dtype)
-    return values.reshape(layer.weight_shape)
+    return (layer.base.at(indices, torch.float64) * gains).to(layer.flat_values.dtype)
 
 
 def _drawn(layer: TaskLayer, indices: Tensor, seed: int) -> Tensor:

@@ -76,7 +76,7 @@ def check_capacity(plan: Plan) -> None:
     """Every layer must have room for all the tasks that claim in it."""
     for layer, free in plan.free.items():
         slots = [target for target in plan.num_kept if target[0] is layer]
-        wanted, left = sum(plan.num_kept[target] for target in slots), int(free.sum())
+        wanted, left = sum(plan.num_kept[target] for target in slots), int(free.count_nonzero())
         if wanted > left:
             tasks = ", ".join(repr(plan.users[target][0]) for target in slots)
             raise CapacityError(

@@ -8,7 +8,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -63,19 +62,20 @@ def largest(scores: Tensor, k: int, allowed: Tensor) -> Tensor:
     Returns:
         Ascending int64 ``[k]``.
     """
-    num_allowed = int(allowed.sum())
+    num_allowed = int(allowed.count_nonzero())
     if not 0 <= k <= num_allowed:
         raise ValueError(f"largest: k must be in 0..{num_allowed}, got {k}")
     if k == 0:
         return torch.zeros(0, dtype=torch.int64, device=scores.device)
     allowed = allowed.cpu()
-    candidates = scores.detach().cpu()
-    candidates = candidates.to(torch.float64 if scores.dtype == torch.float64 else torch.float32)
-    candidates = candidates.masked_fill(~allowed, -math.inf)
+    given = scores.detach().cpu()
+    given = given.to(torch.float64 if scores.dtype == torch.float64 else torch.float32)
+    candidates = given.masked_fill(~allowed, -math.inf).numpy()
     place = len(candidates) - k
-    smallest = float(np.partition(candidates.numpy(), place)[place])  # several times faster than torch.kthvalue
-    above, equal = candidates > smallest, allowed & (candidates == smallest)
-    num_equal = k - int(above.sum())
+    candidates.partition(place)  # several times faster than torch.kthvalue
+    smallest = float(candidates[place])
+    above, equal = (given > smallest).logical_and_(allowed), (given == smallest).logical_and_(allowed)
+    num_equal = k - int(above.count_nonzero())
     above[equal.nonzero().squeeze(1)[:num_equal]] = True
     return above.nonzero().squeeze(1).to(scores.device)
 
@@ -121,8 +121,8 @@ def gradients(net: MultitaskNetwork, task: str, batches: Batches, loss_fn: LossF
         ValueError: there is no batch, or the loss is not a finite scalar.
     """
     layers = net.task_layers(task)
-    probes = {name: weight.detach().clone().requires_grad_() for name, weight in weights.items()}
-    sums = {name: torch.zeros_like(weight) for name, weight in weights.items()}
+    probes = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
+    sums: dict[str, Tensor] = {}
     num_batches = 0
     with (
         _scoring_mode(net),
@@ -135,11 +135,11 @@ def gradients(net: MultitaskNetwork, task: str, batches: Batches, loss_fn: LossF
             found = torch.autograd.grad(loss * len(y), list(probes.values()), allow_unused=True)
             for name, gradient in zip(probes, found, strict=True):
                 if gradient is not None:
-                    sums[name] += gradient
+                    sums[name] = sums[name].add_(gradient) if name in sums else gradient.contiguous()
             num_batches += 1
     if num_batches == 0:
         raise ValueError(f"claim: the batches of task {task!r} are empty")
-    return sums
+    return {name: sums[name] if name in sums else torch.zeros_like(weight) for name, weight in weights.items()}
 
 
 def check_loss(what: str, loss: Any, where: str) -> None:

@@ -278,7 +278,7 @@ def test_a_claim_that_fails_half_way_is_undone(monkeypatch: pytest.MonkeyPatch) 
     def refuse(*args: object, **kwargs: object) -> None:
         raise RuntimeError("no")
 
-    monkeypatch.setattr(layer, "claim", refuse)
+    monkeypatch.setattr(layer, "claim_places", refuse)
     with pytest.raises(RuntimeError, match="no"):
         rsn2.claim(net, "a", data(), cross_entropy, 0.2)
     assert owned(net, "a") == {"0": [], "2": []}
