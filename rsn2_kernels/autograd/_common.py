@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -14,33 +14,86 @@ from rsn2_kernels.formats import value_starts
 _grad_bias = operator("task_grad_bias")
 
 
-def remember(ctx: Any, x: Tensor, values: Tensor, positions: Tensor, index: Tensor, slots: Tensor, bias: Tensor | None,
-             frozen: list[Tensor], activation: str, parameters: Sequence[Any], y: Tensor) -> None:  # fmt: skip
-    """Keep what the backward pass needs; ``parameters`` are the last four arguments of a forward operator."""
-    weight_params, weight_slots, _, bias_slots = parameters
+Gradient = Callable[..., Tensor]
+
+
+def register_product(name: str, grad_input: Gradient, grad_values: Gradient) -> None:
+    """How the forward operator ``name`` is differentiated.
+
+    ``torch.library.register_autograd`` would register the same kind of kernel, one that flattens every argument, lists
+    of tensors too, in each call and takes 60 microseconds for it.
+
+    Args:
+        name: of an operator whose arguments begin with x, values, positions, index, slots, bias, frozen, activation and
+            the size of the output, and end with weight_params, weight_slots, bias_params, bias_slots. What stands
+            between them is the window.
+        grad_input: ``(grad_y, x's shape, packed, frozen, window)``; ``packed`` is (values, positions, index, slots).
+        grad_values: ``(x, grad_y, packed, wanted, num_owned, window)``.
+    """
+    op = operator(name)
+
+    def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
+        x, values, positions, index, slots, *rest = ctx.saved_tensors
+        packed, frozen = (values, positions, index, slots), rest[: ctx.num_frozen]
+        if ctx.activation == "relu":
+            grad_y = torch.ops.aten.threshold_backward(grad_y, rest[ctx.num_frozen], 0)
+        _, _, wants_x, wants_values, wants_bias, *_ = ctx.needs_input_grad
+        grad_x = whole = None
+        if wants_x:
+            grad_x = grad_input(grad_y, x.shape, packed, frozen, ctx.window)
+        if wants_values:
+            whole = grad_values(x, grad_y, packed, *all_slots(positions), ctx.window)
+        grad_params: list[Tensor] = []
+        if ctx.weight_slots:
+            flat = grad_values(x, grad_y, packed, ctx.weight_slots, ctx.num_owned, ctx.window)
+            grad_params = split_values(flat, ctx.num_owned)
+        whole_bias, grad_bias_params = bias_gradients(ctx, grad_y, slots, wants_bias)
+        return (None, None, grad_x, whole, whole_bias, *grad_params, *grad_bias_params)
+
+    class Product(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, keyset: Any, args: tuple[Any, ...], *differentiable: Tensor | None) -> Tensor:
+            with torch._C._AutoDispatchBelowAutograd():
+                y: Tensor = op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+            _remember(ctx, args, y)
+            return y
+
+        @staticmethod
+        def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+            if torch.is_grad_enabled():  # create_graph=True: the operators refuse what comes after them
+                return backward(ctx, *grads)
+            with torch._C._AutoDispatchBelowAutograd():
+                return backward(ctx, *grads)
+
+    def product(keyset: Any, *args: Any) -> Tensor:
+        if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
+            x, values, bias, weight_params, bias_params = args[0], args[1], args[5], args[-4], args[-2]
+            y: Tensor = Product.apply(keyset, args, x, values, bias, *weight_params, *bias_params)
+            return y
+        with torch._C._AutoDispatchBelowAutograd():
+            y = op.redispatch(keyset & torch._C._after_autograd_keyset, *args)
+        return y
+
+    LIBRARY.impl(name, product, "Autograd", with_keyset=True)
+
+
+def _remember(ctx: Any, args: tuple[Any, ...], y: Tensor) -> None:
+    """Keep what the backward pass needs."""
+    x, values, positions, index, slots, bias, frozen, activation, _, *window = args[:-4]
+    weight_params, weight_slots, _, bias_slots = args[-4:]
     saved = [x, values, positions, index, slots, *frozen]
     if activation == "relu":
         saved.append(y)  # which outputs passed the ReLU can be read off the result
-    if ctx.needs_input_grad[0]:
+    if ctx.needs_input_grad[2]:
         # Not used: the Parameters share the memory of ``values`` but count their versions themselves, and autograd is
         # to refuse a backward pass after an optimizer's step, as it does for torch.nn.Linear.
         saved.extend(weight_params)
     ctx.save_for_backward(*saved)
-    ctx.num_frozen = len(frozen)
-    ctx.activation = activation
+    ctx.num_frozen, ctx.activation, ctx.window = len(frozen), activation, window
     ctx.weight_slots, ctx.num_owned = weight_slots, [p.numel() for p in weight_params]
     ctx.bias_slots = bias_slots
     ctx.bias_dtype = None if bias is None else bias.dtype
     ctx.num_slots = None if bias is None else bias.shape[0]
-
-
-def recall(ctx: Any, grad_y: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, list[Tensor]]:
-    """``grad_y`` of the product before its activation, and x, values, positions, index, slots, frozen."""
-    x, values, positions, index, slots, *rest = ctx.saved_tensors
-    frozen = rest[: ctx.num_frozen]
-    if ctx.activation == "relu":
-        grad_y = torch.ops.aten.threshold_backward(grad_y, rest[ctx.num_frozen], 0)
-    return grad_y, x, values, positions, index, slots, frozen
 
 
 def split_values(flat: Tensor, num_owned: list[int]) -> list[Tensor]:
@@ -57,11 +110,6 @@ def bias_gradients(ctx: Any, grad_y: Tensor, slots: Tensor, needs_all: bool) -> 
     if ctx.bias_slots:
         rows = list(_grad_bias(grad_y, slots, ctx.bias_slots).to(ctx.bias_dtype).unbind())
     return whole, rows
-
-
-def nothing_for(numbers: list[int]) -> list[int] | None:
-    """The gradient of an ``int[]``: torch takes an empty list for a list of tensors, and wants one back."""
-    return None if numbers else []
 
 
 def all_slots(positions: Tensor) -> tuple[list[int], list[int]]:

@@ -4,53 +4,26 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from rsn2_kernels._schema import NAMESPACE, operator
+from rsn2_kernels._schema import operator
 from rsn2_kernels.autograd import _common
 
 _grad_input = operator("task_linear_grad_input")
 _grad_values = operator("task_linear_grad_values")
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
-    x, values, positions, index, slots, bias, frozen, activation, _, *parameters = inputs
-    _common.remember(ctx, x, values, positions, index, slots, bias, frozen, activation, parameters, output)
+def _gradient_of_x(grad_y: Tensor, shape: Any, packed: Any, frozen: Any, window: Any) -> Tensor:
+    gradient: Tensor = _grad_input(grad_y, *packed, frozen, shape[1])
+    return gradient
 
 
-def _backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
-    grad_y, x, values, positions, index, slots, frozen = _common.recall(ctx, grad_y)
-    wants_x, wants_values, wants_bias = (ctx.needs_input_grad[i] for i in (0, 1, 5))
-    grad_x = grad_values = None
-    if wants_x:
-        grad_x = _grad_input(grad_y, values, positions, index, slots, frozen, x.shape[1])
-    if wants_values:
-        wanted, num_owned = _common.all_slots(positions)
-        grad_values = _grad_values(x, grad_y, values, positions, index, slots, wanted, num_owned)
-    grad_params: list[Tensor] = []
-    if ctx.weight_slots:
-        flat = _grad_values(x, grad_y, values, positions, index, slots, ctx.weight_slots, ctx.num_owned)
-        grad_params = _common.split_values(flat, ctx.num_owned)
-    grad_bias, grad_bias_params = _common.bias_gradients(ctx, grad_y, slots, wants_bias)
-    return (
-        grad_x,
-        grad_values,
-        None,  # positions
-        None,  # index
-        None,  # slots
-        grad_bias,
-        [None] * ctx.num_frozen,  # frozen
-        None,  # activation
-        None,  # out_features
-        grad_params,
-        _common.nothing_for(ctx.weight_slots),
-        grad_bias_params,
-        _common.nothing_for(ctx.bias_slots),
-    )
+def _gradient_of_values(x: Tensor, grad_y: Tensor, packed: Any, wanted: Any, num_owned: Any, window: Any) -> Tensor:
+    gradient: Tensor = _grad_values(x, grad_y, *packed, wanted, num_owned)
+    return gradient
 
 
-torch.library.register_autograd(f"{NAMESPACE}::task_linear", _backward, setup_context=_setup_context)
+_common.register_product("task_linear", _gradient_of_x, _gradient_of_values)
 _common.register_autocast("task_linear")
 for _name in ("task_linear_grad_input", "task_linear_grad_values"):
     _common.refuse_second_derivative(_name)

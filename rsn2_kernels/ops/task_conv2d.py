@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rsn2_kernels._schema import NAMESPACE, operator
 from rsn2_kernels.formats import PackedWeight
+from rsn2_kernels.ops._calling import call
 from rsn2_kernels.ops._checks import check_frozen, check_inputs, check_slots
 from rsn2_kernels.reference.task_conv2d import memory_format_of, output_size
 
@@ -97,7 +98,8 @@ def task_conv2d(
             f"task_conv2d: x must be at least as large as the kernel, got {list(x.shape[2:])} with padding {padding} "
             f"for kernel_size {kernel_size}, dilation {dilation}"
         )
-    return _task_conv2d(
+    return call(
+        _task_conv2d,
         x,
         weight.values,
         weight.positions,

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from rsn2_kernels._schema import NAMESPACE, operator
 from rsn2_kernels.formats import PackedWeight
+from rsn2_kernels.ops._calling import call
 from rsn2_kernels.ops._checks import check_frozen, check_inputs, check_slots
 
 _task_linear = operator("task_linear")
@@ -63,7 +64,8 @@ def task_linear(
         if slots.dim() == 1:
             slots = slots.repeat_interleave(leading[1:].numel())
         x = x.reshape(-1, num_inputs)
-    y = _task_linear(
+    y = call(
+        _task_linear,
         x,
         weight.values,
         weight.positions,
