@@ -32,8 +32,8 @@ def register_product(name: str, grad_input: Gradient, grad_values: Gradient) -> 
     """
     op = operator(name)
 
-    def backward(ctx: Any, grad_y: Tensor) -> tuple[Any, ...]:
-        x, values, positions, index, slots, *rest = ctx.saved_tensors
+    def backward(ctx: Any, saved: tuple[Tensor, ...], grad_y: Tensor) -> tuple[Any, ...]:
+        x, values, positions, index, slots, *rest = saved
         packed, frozen = (values, positions, index, slots), rest[: ctx.num_frozen]
         if ctx.activation == "relu":
             grad_y = torch.ops.aten.threshold_backward(grad_y, rest[ctx.num_frozen], 0)
@@ -60,10 +60,11 @@ def register_product(name: str, grad_input: Gradient, grad_values: Gradient) -> 
 
         @staticmethod
         def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
+            saved = ctx.saved_tensors  # may run a whole forward pass, with autograd
             if torch.is_grad_enabled():  # create_graph=True: the operators refuse what comes after them
-                return backward(ctx, *grads)
+                return backward(ctx, saved, *grads)
             with torch._C._AutoDispatchBelowAutograd():
-                return backward(ctx, *grads)
+                return backward(ctx, saved, *grads)
 
     def product(keyset: Any, *args: Any) -> Tensor:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):

@@ -58,17 +58,17 @@ def _segment_problem(words: Tensor, owned: int, num_rows: int, num_columns: int)
     flat = words.new_zeros(0)
     if len(words) == 0:
         return ("" if owned == 0 else f"no segment, but {owned} values"), flat
-    tile_rows, tile_columns = tiles(num_rows, num_columns)
+    tile_rows, tile_columns = tiles(num_rows, num_columns, words.device)
     heads = num_count_words(num_rows, num_columns)
     if len(words) < heads:
         return f"the segment of {len(words)} words is too short for the counts of {len(tile_rows)} tiles", flat
     counts = tile_counts(words, num_rows, num_columns)
     if bool((counts > tile_rows * tile_columns).any()):
         return "a tile counts more weights than it has places", flat
-    if counts.sum() != owned:
-        return f"its tiles count {counts.sum()} weights, but it has {owned} values", flat
+    if int(counts.sum()) != owned:
+        return f"its tiles count {int(counts.sum())} weights, but it has {owned} values", flat
     payload, _ = payload_words(counts, tile_rows, tile_columns)
-    expected = heads + payload.sum()
+    expected = heads + int(payload.sum())
     if len(words) != expected:
         return f"the segment must have {expected} words, got {len(words)}", flat
     try:

@@ -34,16 +34,17 @@ class SlotParameters(nn.ParameterList):
             RuntimeError: one of those that may train has been given other memory (``parameter.data = ...``, as
                 ``torch.nn.utils.vector_to_parameters`` does), so that the layer would not see it.
         """
-        slots = [slot for slot, row in enumerate(self._parameters.values()) if row is not None and row.requires_grad]
-        own = list(self._parameters.values())
-        trainable: list[Tensor] = [row for row in (own[slot] for slot in slots) if row is not None]
-        if not torch.compiler.is_compiling():
-            for slot, row in zip(slots, trainable, strict=True):
-                if row.data_ptr() != self._addresses[slot]:
-                    raise RuntimeError(
-                        f"the Parameter of slot {slot} does not view the layer's memory any more, since its .data was "
-                        "replaced; copy into it instead (parameter.copy_ under torch.no_grad)"
-                    )
+        rows = list(self._parameters.values())
+        slots = [slot for slot, row in enumerate(rows) if row is not None and row.requires_grad]
+        trainable: list[Tensor] = [rows[slot] for slot in slots]  # type: ignore[misc]  # those that are None are left out
+        if slots and not torch.compiler.is_compiling():
+            addresses = self._addresses
+            if any([row.data_ptr() != addresses[slot] for slot, row in zip(slots, trainable, strict=True)]):
+                moved = [s for s, row in zip(slots, trainable, strict=True) if row.data_ptr() != addresses[s]]
+                raise RuntimeError(
+                    f"the Parameter of slot {moved[0]} does not view the layer's memory any more, since its .data was "
+                    "replaced; copy into it instead (parameter.copy_ under torch.no_grad)"
+                )
         return (trainable, slots) if torch.is_grad_enabled() else ([], [])
 
     def were_replaced(self) -> bool:

@@ -121,33 +121,46 @@ class Storage(SlotModule):
         number = self.slot_index(slot)
         return [self.values[number]] + ([] if self.bias is None else [self.bias[number]])
 
+    # Modules, Parameters and buffers are taken out of torch's tables: by name, each would cost half a microsecond of
+    # every call.
+
     def packed(self) -> PackedWeight:
         """The packed weight as the operators take it, with the Parameters that want a gradient."""
+        buffers = self._buffers
+        own: SlotParameters = self._modules["values"]  # type: ignore[assignment]
+        flat, positions, index = buffers["flat_values"], buffers["positions"], buffers["index"]
+        assert flat is not None and positions is not None and index is not None
         shape = (self.num_slots, self.weight_shape[0], self._num_columns())
-        if self.values.were_replaced():
-            starts = formats.value_starts(self.positions)
-            parts = self.values.checked(self.flat_values.tensor_split(starts[1:-1]) if self.num_slots else [])
-            return PackedWeight(torch.cat(parts), self.positions, self.index, shape)
-        values, slots = self.values.trainable()
-        own = [place for place, value in enumerate(values) if value.numel() > 0]
-        trainable, numbers = tuple(values[place] for place in own), tuple(slots[place] for place in own)
-        return PackedWeight(self.flat_values, self.positions, self.index, shape, trainable, numbers)
+        if own.were_replaced():
+            starts = formats.value_starts(positions)
+            parts = own.checked(flat.tensor_split(starts[1:-1]) if self.num_slots else [])
+            return PackedWeight(torch.cat(parts), positions, index, shape)
+        trainable, slots = own.trainable()
+        if not slots:
+            return PackedWeight(flat, positions, index, shape)
+        filled = [place for place, value in enumerate(trainable) if value.numel() > 0]
+        if len(filled) < len(slots):
+            trainable, slots = [trainable[place] for place in filled], [slots[place] for place in filled]
+        return PackedWeight(flat, positions, index, shape, tuple(trainable), tuple(slots))
 
     def packed_frozen(self) -> PackedWeight | None:
         """The second store that slots read besides their own weights, if any."""
-        if self.frozen_values is None:
+        if self._buffers["frozen_values"] is None:
             return None
+        assert self.frozen_values is not None
         assert self.frozen_positions is not None and self.frozen_index is not None
         shape = (self.num_slots, self.weight_shape[0], self._num_columns())
         return PackedWeight(self.frozen_values, self.frozen_positions, self.frozen_index, shape)
 
     def packed_bias(self) -> tuple[Tensor | None, list[Tensor], list[int]]:
         """The bias of all slots ``[T, O]``, the Parameters that view it and want a gradient, and their slots."""
-        if self.bias is None or self.flat_bias is None:
+        flat = self._buffers["flat_bias"]
+        if flat is None:
             return None, [], []
-        if self.bias.were_replaced():
-            return torch.stack(self.bias.checked(self.flat_bias.unbind())), [], []
-        return self.flat_bias, *self.bias.trainable()
+        own: SlotParameters = self._modules["bias"]  # type: ignore[assignment]
+        if own.were_replaced():
+            return torch.stack(own.checked(flat.unbind())), [], []
+        return flat, *own.trainable()
 
     # The views.
 
