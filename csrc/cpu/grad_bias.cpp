@@ -44,14 +44,15 @@ void grad_bias(const Tensor& grad_y, const RowGroups& rows, const std::vector<in
   const In* in = grad_y.const_data_ptr<In>();
   Out* out = result.mutable_data_ptr<Out>();
 
-  constexpr int64_t RUN = 64;  // outputs that one step of the loop sums
-  const int64_t runs = (O + RUN - 1) / RUN;
-  const int64_t work_per_run = RUN * size[0] * size[2] * size[3] / std::max<int64_t>(1, wanted.size());
+  // Outputs that one step of the loop sums: of images few, since a convolution may have no more than 32.
+  const int64_t run = size[2] * size[3] == 1 ? 64 : std::clamp<int64_t>(O / 8, 1, 16);
+  const int64_t runs = (O + run - 1) / run;
+  const int64_t work_per_run = run * size[0] * size[2] * size[3] / std::max<int64_t>(1, wanted.size());
   const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, work_per_run));
   torch::stable::parallel_for(0, static_cast<int64_t>(wanted.size()) * runs, grain, [&](int64_t begin, int64_t end) {
     std::vector<double> sums(static_cast<size_t>(O));
     for (int64_t step = begin; step < end; ++step) {
-      const int64_t i = step / runs, first = step % runs * RUN, last = std::min(O, first + RUN);
+      const int64_t i = step / runs, first = step % runs * run, last = std::min(O, first + run);
       RowGroup group{wanted[i], 0, 0};
       for (const RowGroup& candidate : rows.groups) {
         if (candidate.slot == wanted[i]) group = candidate;
