@@ -240,7 +240,8 @@ class MultitaskNetwork(nn.Module):
         ==============================  ================================================================================
 
         Where several tasks have one input, no stem and the same slots, what they have in common is computed once: all
-        of the trunk, or, where the trunk is a ``torch.nn.Sequential``, its layers up to where their slots part.
+        of the trunk, or, where the trunk is a ``torch.nn.Sequential``, its layers up to where their slots part. In a
+        ``torch.nn.Sequential`` a task layer and the ``torch.nn.ReLU`` after it are one product, unless one has hooks.
 
         Raises:
             KeyError: an unknown task; the message lists those there are.

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from rsn2_kernels.nn import active, slot_modules
+from rsn2_kernels.nn import TaskConv1d, TaskConv2d, TaskLinear, active, slot_modules
 
 SlotTable = Sequence[dict[str, int]]
 """The slot of each task in each layer of the trunk, by the task's number and the layer's name."""
@@ -35,7 +35,7 @@ def run_trunk(trunk: nn.Module, slots: SlotTable, groups: list[list[int]], input
             x, sizes = _joined(repeated), [len(part) for part in repeated]
             groups = [group for subgroups in split for group in subgroups]
         with active(_rows_of(groups, sizes, x.device)):
-            y = stage(x)
+            y = _through(stage, x)
         if not isinstance(y, Tensor) or len(y) != len(x):
             got = list(y.shape) if isinstance(y, Tensor) else type(y).__name__
             raise ValueError(
@@ -104,8 +104,48 @@ def _by_slots(group: list[int], slots: SlotTable, names: list[str]) -> list[list
 
 def _stages(trunk: nn.Module, prefix: str = "") -> list[tuple[nn.Module, list[str]]]:
     """The trunk as modules that run one after another, each with its layers' names."""
-    has_hooks = any((trunk._forward_hooks, trunk._forward_pre_hooks, trunk._backward_hooks, trunk._backward_pre_hooks))
-    if type(trunk) is nn.Sequential and len(trunk) and not has_hooks and trunk._compiled_call_impl is None:
-        return [stage for name, child in trunk.named_children() for stage in _stages(child, f"{prefix}{name}.")]
+    if _is_plain_sequence(trunk):
+        children = [(name, child) for name, child in trunk._modules.items() if child is not None]  # one may come twice
+        return [stage for name, child in children for stage in _stages(child, f"{prefix}{name}.")]
     inner = slot_modules(getattr(trunk, "_orig_mod", trunk))
     return [(trunk, [f"{prefix}{name}".removesuffix(".") for name in inner])]
+
+
+def _through(module: nn.Module, x: Tensor) -> Tensor:
+    """``module(x)``; where a task layer stands before a ReLU in a plain sequence, both are computed in one product."""
+    if not _is_plain_sequence(module):
+        y: Tensor = module(x)
+        return y
+    children = [child for child in module._modules.values() if child is not None]
+    place = 0
+    while place < len(children):
+        child, following = children[place], children[place + 1 : place + 2]
+        if following and _is_fusible(child, following[0]):
+            x = child.forward_relu(x)  # type: ignore[operator]  # it is a task layer
+            place += 2
+        else:
+            x = _through(child, x)
+            place += 1
+    return x
+
+
+def _is_plain_sequence(module: nn.Module) -> bool:
+    return type(module) is nn.Sequential and len(module) > 0 and not _is_watched(module)
+
+
+def _is_fusible(layer: nn.Module, following: nn.Module) -> bool:
+    """Whether nobody would notice that the two modules are computed at once."""
+    if type(following) is not nn.ReLU or type(layer) not in (TaskLinear, TaskConv1d, TaskConv2d):
+        return False
+    return not _is_watched(layer) and not _is_watched(following)
+
+
+def _is_watched(module: nn.Module) -> bool:
+    """Whether it matters that the module itself is called: it has hooks, is compiled, or its forward was replaced."""
+    hooks = (module._forward_hooks, module._forward_pre_hooks, module._backward_hooks, module._backward_pre_hooks)
+    return (
+        any(hooks)
+        or module._compiled_call_impl is not None
+        or "forward" in module.__dict__
+        or torch.nn.modules.module._has_any_global_hook()
+    )

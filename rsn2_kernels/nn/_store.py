@@ -43,6 +43,13 @@ class TaskLayer(Storage):
         base_bias: starting bias of every slot, or None for the distribution of ``torch.nn.Linear``.
     """
 
+    def forward_relu(self, x: Tensor, slots: Tensor | int | str | None = None) -> Tensor:
+        """``relu(forward(x, slots))``, the same bits, computed with the product."""
+        return self._run(x, slots, "relu")
+
+    def _run(self, x: Tensor, slots: Tensor | int | str | None, activation: str) -> Tensor:
+        raise NotImplementedError
+
     def _check_probe(self, x: Tensor, slots: Tensor) -> None:
         """What the operator checks of slots, for the products that do not go through it."""
         check_slots(type(self).__name__, slots, x.shape[0])

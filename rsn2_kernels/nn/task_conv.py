@@ -103,9 +103,12 @@ class _TaskConv(TaskLayer):
         Returns:
             ``[B, O, (H',) W']``.
         """
+        return self._run(x, slots, self.activation)
+
+    def _run(self, x: Tensor, slots: Tensor | int | str | None, activation: str) -> Tensor:
         slots = self.resolve_slots(slots, x)
         if x.dim() == self.dims + 1:
-            return self.forward(x[None], slots)[0]
+            return self._run(x[None], slots, activation)[0]
         if x.dim() != self.dims + 2:
             raise ValueError(f"{type(self).__name__}: x must have {self.dims + 2} dimensions, got {list(x.shape)}")
         kernel, stride, (top, bottom, left, right), dilation = self._window()
@@ -118,22 +121,22 @@ class _TaskConv(TaskLayer):
             x = F.pad(x, sides, _PADDING_MODES[self.padding_mode])
             top = bottom = left = right = 0
         if self.probe is not None:
-            y = self._probed(x, slots, stride, dilation)
+            y = self._probed(x, slots, stride, dilation, activation)
         else:
             bias, bias_params, bias_slots = self.packed_bias()
             y = ops.task_conv2d(x, self.packed(), slots, bias, kernel_size=kernel, stride=stride,
                                 padding=(top, bottom, left, right), dilation=dilation, frozen=self.packed_frozen(),
-                                activation=self.activation, bias_params=bias_params, bias_slots=bias_slots)  # fmt: skip
+                                activation=activation, bias_params=bias_params, bias_slots=bias_slots)  # fmt: skip
         return y.squeeze(2) if self.dims == 1 else y
 
-    def _probed(self, x: Tensor, slots: Tensor, stride: list[int], dilation: list[int]) -> Tensor:
+    def _probed(self, x: Tensor, slots: Tensor, stride: list[int], dilation: list[int], activation: str) -> Tensor:
         assert self.probe is not None
         self._check_probe(x, slots)
         kernel = self.probe if self.dims == 2 else self.probe.unsqueeze(2)
         y = F.conv2d(x, kernel, None, stride, 0, dilation, self.groups)
         if self.flat_bias is not None:
             y = y + self.flat_bias[slots].reshape(-1, self.out_channels, 1, 1)
-        return y.relu() if self.activation == "relu" else y
+        return y.relu() if activation == "relu" else y
 
     # A packed row is an output channel, a packed column (kernel position, input channel). A grouped convolution is a
     # convolution whose rows never own columns of other groups' channels: the kernels need not know of groups.

@@ -79,28 +79,31 @@ class TaskLinear(TaskLayer):
         Returns:
             ``[B, ..., O]``.
         """
+        return self._run(x, slots, self.activation)
+
+    def _run(self, x: Tensor, slots: Tensor | int | str | None, activation: str) -> Tensor:
         slots = self.resolve_slots(slots, x)
         if x.dim() == 1:
-            return self._product(x[None], slots)[0]
+            return self._product(x[None], slots, activation)[0]
         if self.batch_dim == 0 or slots.dim() == 0:
-            return self._product(x, slots)
-        return self._product(x.transpose(0, self.batch_dim), slots).transpose(0, self.batch_dim)
+            return self._product(x, slots, activation)
+        return self._product(x.transpose(0, self.batch_dim), slots, activation).transpose(0, self.batch_dim)
 
-    def _product(self, x: Tensor, slots: Tensor) -> Tensor:
+    def _product(self, x: Tensor, slots: Tensor, activation: str) -> Tensor:
         if self.probe is not None:
-            return self._probed(x, slots)
+            return self._probed(x, slots, activation)
         bias, bias_params, bias_slots = self.packed_bias()
-        return ops.task_linear(x, self.packed(), slots, bias, frozen=self.packed_frozen(), activation=self.activation,
+        return ops.task_linear(x, self.packed(), slots, bias, frozen=self.packed_frozen(), activation=activation,
                                bias_params=bias_params, bias_slots=bias_slots)  # fmt: skip
 
-    def _probed(self, x: Tensor, slots: Tensor) -> Tensor:
+    def _probed(self, x: Tensor, slots: Tensor, activation: str) -> Tensor:
         assert self.probe is not None
         self._check_probe(x, slots)
         y = F.linear(x, self.probe)
         if self.flat_bias is not None:
             row = self.flat_bias[slots]
             y = y + (row if slots.dim() == 0 else row.reshape(len(row), *[1] * (x.dim() - 2), self.out_features))
-        return y.relu() if self.activation == "relu" else y
+        return y.relu() if activation == "relu" else y
 
     def _num_columns(self) -> int:
         return self.in_features

@@ -124,3 +124,37 @@ def test_gradients_of_what_is_computed_once_are_summed_over_the_tasks() -> None:
         assert (one is None) == (parameter.grad is None)
         if one is not None:
             torch.testing.assert_close(one, parameter.grad)
+
+
+def test_a_relu_is_computed_with_the_layer_before_it_unless_somebody_watches() -> None:
+    """Same bits, forward and backward; hooks see what they would have seen, and one ReLU may serve several layers."""
+    torch.manual_seed(2)
+    relu = nn.ReLU()
+    inner = nn.Sequential(nn.Linear(36, 20), relu, nn.Linear(20, 12))
+    net = rsn2.MultitaskNetwork(nn.Sequential(nn.Conv2d(2, 4, 2), relu, nn.Flatten(), inner, relu))
+    for task in ("a", "b"):
+        net.add_task(task)
+        own_everything(net, task)
+    x = images(5)
+
+    def run() -> list[Tensor]:
+        net.zero_grad()
+        y = net(x, task="a")
+        y.square().sum().backward()
+        return [y, *(p.grad.clone() for p in net.parameters() if p.grad is not None)]
+
+    plain = run()
+    for watched, calls in ((relu, 3), (net.trunk[0], 1), (net.trunk[3][0], 1), (net.trunk[3], 1)):
+        seen: list[Tensor] = []
+        handle = watched.register_forward_hook(lambda module, args, y, seen=seen: seen.append(y.detach().clone()))
+        watched_run = run()
+        handle.remove()
+        assert all(map(torch.equal, watched_run, plain))
+        assert len(seen) == calls and bool((seen[0] < 0).any()) == (watched is not relu)
+    called: list[int] = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(nn.ReLU, "forward", lambda module, y: called.append(len(y)) or y.relu())
+        assert torch.equal(net(x, task="a"), plain[0])
+    assert called == [5]  # the one after the inner sequence; two were computed with their layers
+    both = net(x, task=["a", "b"])
+    assert torch.equal(both["a"], plain[0]) and torch.equal(both["b"], net(x, task="b"))

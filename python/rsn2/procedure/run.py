@@ -250,6 +250,9 @@ def _check_labels(output: Any, y: Any, ignored: int, where: str) -> None:
         return
     if y.dtype != torch.int64 or output.dim() < 2 or y.shape != output.shape[:1] + output.shape[2:]:
         return
+    low, high = y.aminmax()
+    if low >= 0 and high < output.shape[1]:
+        return
     labels = y[y != ignored]
     wrong = labels[(labels < 0) | (labels >= output.shape[1])]
     if len(wrong):

@@ -23,8 +23,9 @@ Metrics = Mapping[str, Any]
 
 
 def default_optimizer(params: list[nn.Parameter]) -> Optimizer:
-    """Adam as the paper's experiments have it (Keras' defaults)."""
-    return torch.optim.Adam(params, lr=1e-3, eps=1e-7)
+    """Adam as the paper's experiments have it (Keras' defaults), in one pass over each Parameter where torch can."""
+    fused = all(p.device.type in ("cpu", "cuda") and p.is_floating_point() for p in params)
+    return torch.optim.Adam(params, lr=1e-3, eps=1e-7, fused=fused)
 
 
 _DEFAULT_STOPPING = EarlyStopping()
