@@ -78,6 +78,7 @@ def encode_slot(flat: Tensor, num_rows: int, num_columns: int) -> tuple[Tensor, 
     counts = torch.bincount(tile, minlength=len(tile_rows))
     tile, order = tile.sort(stable=True)
     local = (((rows & 15) << 8) + (columns & 255))[order]
+    del places, rows, columns
 
     words, is_bits = payload_words(counts, tile_rows, tile_columns)
     payload = torch.zeros(len(counts), _TILE_WORDS, dtype=torch.int64, device=device)

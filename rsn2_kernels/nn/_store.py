@@ -185,7 +185,8 @@ class TaskLayer(Storage):
         for slot, (indices, combine, start) in changes.items():
             segments[slot], order = self._encoded(indices)
             parts[slot] = combine(parts[slot], start)[order]
-            moves.append((self.values[slot], functools.partial(_moved, combine, torch.zeros_like(start), order)))
+            if optimizer is not None:  # of millions of weights, not kept for nothing
+                moves.append((self.values[slot], functools.partial(_moved, combine, torch.zeros_like(start), order)))
         counts = [len(part) for part in parts]
         positions = formats.join(segments, counts, num_outputs, num_columns)
         index, flat_values = self._derive_index(positions), torch.cat(parts)
@@ -194,7 +195,8 @@ class TaskLayer(Storage):
         self.positions, self.index, self.flat_values = positions, index, flat_values
         for value, move in moves:
             move_state(optimizer, value, move)
-            value.grad = None
+        for slot in changes:
+            self.values[slot].grad = None
         self._tie()
 
     def _encoded(self, indices: Tensor) -> tuple[Tensor, Tensor]:
