@@ -140,6 +140,7 @@ bool is_counting() { return counting; }
 namespace {
 
 constexpr std::align_val_t SCRATCH_ALIGNMENT{64};
+constexpr int64_t MOST_KEPT = int64_t{16} << 20;  // the system serves larger blocks with pages of their own
 
 struct Block {
   char* data;
@@ -177,6 +178,10 @@ void* take_scratch(int64_t num_bytes) {
 void give_scratch_back(void* data) noexcept {
   const auto end = kept.blocks.begin() + static_cast<std::ptrdiff_t>(kept.num_used);
   const auto block = std::find_if(kept.blocks.begin(), end, [&](const Block& b) { return b.data == data; });
+  if (block->num_bytes > MOST_KEPT) {
+    ::operator delete(std::exchange(block->data, nullptr), SCRATCH_ALIGNMENT);
+    block->num_bytes = 0;
+  }
   std::iter_swap(block, end - 1);
   --kept.num_used;
 }

@@ -30,8 +30,8 @@ void convert_to_sums(TaskLinearType type, const void* in, const int32_t* places,
 
 class TaskLinearStore {
  public:
-  // One matrix for each group of rows. Values that are not yet as the sums, or not in the transpose's order, are
-  // copied: memory for the weights of the slots that occur. Throws ValueError for what does not fit.
+  // One matrix for each group of rows. Values that many rows read in the transpose's order are copied into it: memory
+  // for the weights of the slots that occur. Throws ValueError for what does not fit.
   TaskLinearStore(const char* op, const Tensor& values, const Tensor& positions, const Tensor& index,
                   const RowGroups& rows, bool transposed);
 
