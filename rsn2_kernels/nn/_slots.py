@@ -35,17 +35,22 @@ class SlotParameters(nn.ParameterList):
                 ``torch.nn.utils.vector_to_parameters`` does), so that the layer would not see it.
         """
         rows = list(self._parameters.values())
+        # One comparison for all of them: of a hundred slots, a check one by one would cost as much as a small product.
+        if not torch.compiler.is_compiling():
+            if [0 if row is None else row.data_ptr() for row in rows] != self._addresses:
+                self._refuse_moved(rows)
+        if not torch.is_grad_enabled():
+            return [], []
         slots = [slot for slot, row in enumerate(rows) if row is not None and row.requires_grad]
-        trainable: list[Tensor] = [rows[slot] for slot in slots]  # type: ignore[misc]  # those that are None are left out
-        if slots and not torch.compiler.is_compiling():
-            addresses = self._addresses
-            if any([row.data_ptr() != addresses[slot] for slot, row in zip(slots, trainable, strict=True)]):
-                moved = [s for s, row in zip(slots, trainable, strict=True) if row.data_ptr() != addresses[s]]
+        return [rows[slot] for slot in slots], slots  # type: ignore[misc]  # those that are None are left out
+
+    def _refuse_moved(self, rows: Sequence[Tensor | None]) -> None:
+        for slot, (row, address) in enumerate(zip(rows, self._addresses, strict=True)):
+            if row is not None and row.requires_grad and row.data_ptr() != address:
                 raise RuntimeError(
-                    f"the Parameter of slot {moved[0]} does not view the layer's memory any more, since its .data was "
+                    f"the Parameter of slot {slot} does not view the layer's memory any more, since its .data was "
                     "replaced; copy into it instead (parameter.copy_ under torch.no_grad)"
                 )
-        return (trainable, slots) if torch.is_grad_enabled() else ([], [])
 
     def were_replaced(self) -> bool:
         """Whether others stand in for the Parameters, as within ``torch.func.functional_call``.

@@ -113,7 +113,7 @@ class Problem:
             return
         for result in results or RESULTS:
             ours = self.get(result)
-            # Both kernels sum up to 32 products in one chain and then those sums, BLAS in 16 chains or more: convolution
+            # Both kernels sum up to 32 products in one chain, then those sums, BLAS in 16 chains or more: convolution
             # came to 2.14 times plain PyTorch's error at most over 60 seeds. 16-bit results owe theirs to the last
             # rounding.
             factor = 3 if ours.dtype == torch.float32 and result != "grad_bias" else 2
