@@ -8,13 +8,8 @@ namespace rsn2 {
 
 enum TaskLinearType : int32_t { TASK_LINEAR_FLOAT, TASK_LINEAR_DOUBLE, TASK_LINEAR_BFLOAT16, TASK_LINEAR_FLOAT16 };
 
-// Up to TASK_LINEAR_MOST_PIECE weights of one row of the matrix inside one block of columns.
-struct TaskLinearPiece {
-  int32_t first;  // place of the first: in values, or with places in the order of the pieces
-  int32_t row;    // row inside the panel
-};
-
-// Pieces with the same number of weights, one after another. The loops over a piece's weights then run as often as they
+// A piece is up to TASK_LINEAR_MOST_PIECE weights of one row of the matrix inside one block of columns. A bunch is some
+// with the same number of weights, one after another. The loops over a piece's weights then run as often as they
 // did for the piece before, which the processor predicts: a wrong guess costs as much as eight weights.
 struct TaskLinearBunch {
   uint16_t size;   // weights of each piece, at least 1
@@ -27,7 +22,7 @@ struct TaskLinearStart {
 };
 
 constexpr int TASK_LINEAR_MOST_PIECE = 32;
-// What the kernels may read beyond the last piece or column, in bytes.
+// What the kernels may read beyond the last row, column or first, in bytes.
 constexpr int64_t TASK_LINEAR_OVERREAD = 64;
 
 // One slot's weights as a sparse matrix of num_rows x num_columns, cut into panels of rows and blocks of columns.
@@ -38,8 +33,9 @@ struct TaskLinearMatrix {
   int64_t num_values;
   const TaskLinearStart* starts;  // [num_blocks * num_panels + 1] blocks, in each its panels; null: owns nothing
   const TaskLinearBunch* bunches;
-  const TaskLinearPiece* pieces;
+  const uint8_t* rows;     // [num_pieces] row inside the panel
   const uint8_t* columns;  // [num_values] in the order of the pieces: column inside its block
+  const int32_t* firsts;   // [num_pieces] where in values the first weight of each is; null: the same order
   const int32_t* places;   // null, or [num_values] in the order of the pieces: where in values each one is
   const void* values;      // [num_values] of type value_type
   TaskLinearType value_type;

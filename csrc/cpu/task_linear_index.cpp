@@ -9,7 +9,7 @@
 namespace rsn2 {
 namespace {
 
-constexpr int32_t KIND_AND_VERSION = 0x102;
+constexpr int32_t KIND_AND_VERSION = 0x103;
 constexpr int64_t HEADER = 4;
 constexpr int64_t BLOCK_COLUMNS = 128;  // four vectors for each fill two thirds of a first-level cache of 48 KiB
 
@@ -25,8 +25,8 @@ TaskLinearMatrix cut(int64_t num_rows, int64_t num_columns) {
   return m;
 }
 
-// Words of `num_values` columns.
-constexpr int64_t column_words(int64_t num_values) { return (num_values + TASK_LINEAR_OVERREAD + 3) / 4; }
+// Words of so many rows or columns, a byte each.
+constexpr int64_t byte_words(int64_t num_bytes) { return (num_bytes + TASK_LINEAR_OVERREAD + 3) / 4; }
 
 // Collects one order of a slot's weights, then writes it.
 class OrderBuilder {
@@ -74,23 +74,24 @@ class OrderBuilder {
 
     append(starts, words);
     append(bunches, words);
-    std::vector<TaskLinearPiece> pieces;
-    std::vector<uint8_t> columns;
-    std::vector<int32_t> sorted_places;
-    pieces.reserve(pieces_.size());
+    std::vector<uint8_t> rows, columns;
+    std::vector<int32_t> firsts, sorted_places;
+    rows.reserve(pieces_.size());
+    firsts.reserve(pieces_.size());
     columns.reserve(columns_.size());
     for (const Run& piece : pieces_) {
-      pieces.push_back({places ? static_cast<int32_t>(columns.size()) : piece.first, piece.row});
+      rows.push_back(static_cast<uint8_t>(piece.row));
       columns.insert(columns.end(), columns_.begin() + piece.first, columns_.begin() + piece.first + piece.count);
       if (places) {
         sorted_places.insert(sorted_places.end(), places->begin() + piece.first,
                              places->begin() + piece.first + piece.count);
+      } else {
+        firsts.push_back(piece.first);
       }
     }
-    append(pieces, words);
-    columns.resize(static_cast<size_t>(4 * column_words(static_cast<int64_t>(columns.size()))));
-    append(columns, words);
-    append(sorted_places, words);
+    append(places ? sorted_places : firsts, words);
+    append_bytes(rows, words);
+    append_bytes(columns, words);
   }
 
  private:
@@ -120,10 +121,17 @@ class OrderBuilder {
 
   template <class T>
   static void append(const std::vector<T>& from, std::vector<int32_t>& words) {
-    static_assert(sizeof(T) == 1 || sizeof(T) % sizeof(int32_t) == 0);
+    static_assert(sizeof(T) % sizeof(int32_t) == 0);
     const size_t at = words.size(), num_bytes = from.size() * sizeof(T);
     words.resize(at + num_bytes / sizeof(int32_t));
     if (num_bytes > 0) std::memcpy(words.data() + at, from.data(), num_bytes);
+  }
+
+  // Whole words, with room for reading too far.
+  static void append_bytes(const std::vector<uint8_t>& from, std::vector<int32_t>& words) {
+    const size_t at = words.size();
+    words.resize(at + static_cast<size_t>(byte_words(static_cast<int64_t>(from.size()))), 0);
+    std::memcpy(words.data() + at, from.data(), from.size());
   }
 
   TaskLinearMatrix m_;
@@ -251,11 +259,12 @@ TaskLinearMatrix TaskLinearIndex::matrix(int64_t t, bool transposed) const {
                 " holds ", total.bunch, " bunches of ", total.piece, " pieces, its positions ", N, " weights");
     m.bunches = reinterpret_cast<const TaskLinearBunch*>(words_ + at);
     at += total.bunch;
-    m.pieces = reinterpret_cast<const TaskLinearPiece*>(words_ + at);
-    at += 2 * int64_t{total.piece};
+    (order == 1 ? m.places : m.firsts) = words_ + at;
+    at += order == 1 ? N : int64_t{total.piece};
+    m.rows = reinterpret_cast<const uint8_t*>(words_ + at);
+    at += byte_words(total.piece);
     m.columns = reinterpret_cast<const uint8_t*>(words_ + at);
-    at += column_words(N);
-    if (order == 1) m.places = words_ + at, at += N;
+    at += byte_words(N);
     check_room();
   }
   m.num_values = N;

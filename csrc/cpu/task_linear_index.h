@@ -6,9 +6,10 @@
 // of the input. An order is
 //     starts   three words each (TaskLinearStart) [num_blocks * num_panels + 1]
 //     bunches  a word each (TaskLinearBunch)
-//     pieces   two words each (TaskLinearPiece)
-//     columns  a byte per weight in the order of the pieces, then room for reading too far
+//     firsts   matrix only: for each piece the place of its first weight among the slot's values
 //     places   transpose only: for each weight, in the order of the pieces, its place among the slot's values
+//     rows     a byte per piece, then room for reading too far
+//     columns  a byte per weight in the order of the pieces, likewise
 #pragma once
 
 #include "host.h"

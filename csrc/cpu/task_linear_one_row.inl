@@ -80,7 +80,8 @@ static void add_block_of_one_row(const TaskLinearMatrix& m, int64_t block, int64
   for (int i = 0; i < 8; ++i) table[i] = _mm512_loadu_ps(x + 16 * i);
   const float* values = static_cast<const float*>(m.values);
   const TaskLinearStart* start = m.starts + block * m.num_panels + first_panel;
-  const TaskLinearPiece* piece = m.pieces + start->piece;
+  const int32_t* first = m.firsts + start->piece;
+  const uint8_t* row = m.rows + start->piece;
   const uint8_t* column = m.columns + start->weight;
   for (int64_t panel = first_panel; panel < last_panel; ++panel, ++start, sums += m.panel_rows) {
     const TaskLinearBunch* bunch = m.bunches + start[0].bunch;
@@ -89,15 +90,15 @@ static void add_block_of_one_row(const TaskLinearMatrix& m, int64_t block, int64
       PieceLanes lanes;
       lanes.count = left < kRowPieces ? int(left) : kRowPieces;
       int64_t farthest = 0;
-      for (int l = 0; l < lanes.count; ++l, ++piece) {
+      for (int l = 0; l < lanes.count; ++l, ++first, ++row) {
         if (left_of_bunch == 0) left_of_bunch = (++bunch)->count;
         --left_of_bunch;
         lanes.sizes[l] = lanes.most = bunch->size;  // they grow
-        lanes.values[l] = values + piece->first;
+        lanes.values[l] = values + *first;
         lanes.columns[l] = column;
-        lanes.sums[l] = sums + piece->row;
+        lanes.sums[l] = sums + *row;
         column += bunch->size;
-        if (farthest < piece->first) farthest = piece->first;
+        if (farthest < *first) farthest = *first;
       }
       for (int l = lanes.count; l < kRowPieces; ++l) {
         lanes.sizes[l] = 0;
@@ -119,7 +120,7 @@ static void add_block_of_one_row(const TaskLinearMatrix& m, int64_t block, int64
 
 static bool can_take_one_row(const TaskLinearProduct& task) {
   for (const TaskLinearMatrix* store : task.stores) {
-    if (store && store->starts && (store->places || store->value_type != TASK_LINEAR_FLOAT)) return false;
+    if (store && store->starts && (!store->firsts || store->value_type != TASK_LINEAR_FLOAT)) return false;
   }
   return task.in.num_rows == 1 && task.stores[0]->block_columns == 128;
 }

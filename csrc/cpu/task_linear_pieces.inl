@@ -33,17 +33,45 @@ RSN2_INLINE void add_four(const E* value, uint64_t columns, int first, const A* 
   add_weight<A, V>(four.template weight<3>(), in + column_of(columns, first + 3) * width, sum);
 }
 
+// Pieces of a block that wait to be walked.
+template <typename E>
+struct Pieces {
+  const uint8_t* row;
+  const uint8_t* column;
+  const int32_t* first;  // null: the values stand in the order of the pieces
+  const int32_t* place;  // not null: each value has a place of its own
+  const E* value;        // the next one, or all of them where first or place says which
+
+  RSN2_ALWAYS Pieces(const TaskLinearMatrix& m, const TaskLinearStart& start)
+      : row(m.rows + start.piece),
+        column(m.columns + start.weight),
+        first(m.firsts ? m.firsts + start.piece : nullptr),
+        place(m.places ? m.places + start.weight : nullptr),
+        value(static_cast<const E*>(m.values) + (m.firsts || m.places ? 0 : start.weight)) {}
+};
+
+template <typename A, int V>
+RSN2_INLINE void add_to_row(const Vec<A>* sum, int64_t row, A* sums) {
+  A* to = sums + row * (V * kLanes<A>);
+  RSN2_UNROLL
+  for (int v = 0; v < V; ++v) store<A>(to + v * kLanes<A>, load<A>(to + v * kLanes<A>) + sum[v]);
+}
+
 // sums[row] += values * in for P pieces of `size` weights.
-template <typename A, typename E, int V, int P>
-RSN2_INLINE void add_pieces(const TaskLinearPiece* piece, int size, const uint8_t* column, const E* values, const A* in,
-                            A* sums) {
+template <typename A, typename E, int V, int P, bool IN_ORDER>
+RSN2_INLINE void add_pieces(Pieces<E>& pieces, int size, const A* in, A* sums) {
   constexpr int width = V * kLanes<A>;
+  const uint8_t* column = pieces.column;
   const E* value[P];
   RSN2_UNROLL
   for (int p = 0; p < P; ++p) {
-    value[p] = values + piece[p].first;
-    __builtin_prefetch(values + piece[PREFETCH_DISTANCE + p].first);  // the values of a bunch lie apart
-    __builtin_prefetch(values + piece[PREFETCH_DISTANCE + p].first + 16);
+    if (IN_ORDER) {
+      value[p] = pieces.value + p * size;
+    } else {
+      value[p] = pieces.value + pieces.first[p];
+      __builtin_prefetch(pieces.value + pieces.first[PREFETCH_DISTANCE + p]);  // the values of a bunch lie apart
+      __builtin_prefetch(pieces.value + pieces.first[PREFETCH_DISTANCE + p] + 16);
+    }
   }
   Vec<A> sum[P][V] = {};
   int i = 0;
@@ -69,55 +97,54 @@ RSN2_INLINE void add_pieces(const TaskLinearPiece* piece, int size, const uint8_
     }
   }
   RSN2_UNROLL
-  for (int p = 0; p < P; ++p) {
-    A* to = sums + int64_t(piece[p].row) * width;
-    RSN2_UNROLL
-    for (int v = 0; v < V; ++v) store<A>(to + v * kLanes<A>, load<A>(to + v * kLanes<A>) + sum[p][v]);
+  for (int p = 0; p < P; ++p) add_to_row<A, V>(sum[p], pieces.row[p], sums);
+  pieces.row += P;
+  pieces.column += P * size;
+  if (IN_ORDER) {
+    pieces.value += P * size;
+  } else {
+    pieces.first += P;
   }
 }
 
 // The same for one piece whose weights are scattered over the values.
 template <typename A, typename E, int V>
-RSN2_INLINE void add_scattered(const TaskLinearPiece& piece, int size, const uint8_t* column, const int32_t* place,
-                               const E* values, const A* in, A* sums) {
-  constexpr int width = V * kLanes<A>;
+RSN2_INLINE void add_scattered(Pieces<E>& pieces, int size, const A* in, A* sums) {
   Vec<A> sum[V] = {};
   for (int i = 0; i < size; ++i) {
-    add_weight<A, V>(broadcast<A>(load_one<A, E>(values + place[i])), in + int64_t(column[i]) * width, sum);
+    add_weight<A, V>(broadcast<A>(load_one<A, E>(pieces.value + pieces.place[i])),
+                     in + int64_t(pieces.column[i]) * (V * kLanes<A>), sum);
   }
-  A* to = sums + int64_t(piece.row) * width;
-  RSN2_UNROLL
-  for (int v = 0; v < V; ++v) store<A>(to + v * kLanes<A>, load<A>(to + v * kLanes<A>) + sum[v]);
+  add_to_row<A, V>(sum, *pieces.row, sums);
+  ++pieces.row;
+  pieces.column += size;
+  pieces.place += size;
+}
+
+template <typename A, typename E, int V, bool IN_ORDER>
+RSN2_INLINE void add_bunch(Pieces<E>& pieces, const TaskLinearBunch& bunch, const A* in, A* sums) {
+  constexpr int P = V == 1 ? 4 : V == 2 ? 2 : 1;
+  int left = bunch.count;
+  for (; left >= P; left -= P) add_pieces<A, E, V, P, IN_ORDER>(pieces, bunch.size, in, sums);
+  if (P == 1) return;
+  for (; left > 0; --left) add_pieces<A, E, V, 1, IN_ORDER>(pieces, bunch.size, in, sums);
 }
 
 // What some panels hold of one block. `in` is the tile of the block, `sums` that of the panels.
 template <typename A, typename E, int V>
 static void add_block(const TaskLinearMatrix& m, int64_t block, int64_t first_panel, int64_t last_panel, const A* in,
                       A* sums) {
-  constexpr int P = V == 1 ? 4 : V == 2 ? 2 : 1;
-  const E* values = static_cast<const E*>(m.values);
   const TaskLinearStart* start = m.starts + block * m.num_panels + first_panel;
-  const TaskLinearPiece* piece = m.pieces + start->piece;
-  const uint8_t* column = m.columns + start->weight;
-  const int32_t* place = m.places ? m.places + start->weight : nullptr;
+  Pieces<E> pieces(m, *start);
   for (int64_t panel = first_panel; panel < last_panel; ++panel, ++start, sums += m.panel_rows * V * kLanes<A>) {
     for (const TaskLinearBunch *bunch = m.bunches + start[0].bunch, *last = m.bunches + start[1].bunch; bunch != last;
          ++bunch) {
-      const int size = bunch->size;
-      int left = bunch->count;
-      if (place) {
-        for (; left > 0; --left, ++piece, column += size, place += size) {
-          add_scattered<A, E, V>(*piece, size, column, place, values, in, sums);
-        }
-        continue;
-      }
-      for (; left >= P; left -= P, piece += P, column += P * size) {
-        add_pieces<A, E, V, P>(piece, size, column, values, in, sums);
-      }
-      if (P > 1) {
-        for (; left > 0; --left, ++piece, column += size) {
-          add_pieces<A, E, V, 1>(piece, size, column, values, in, sums);
-        }
+      if (pieces.place) {
+        for (int left = bunch->count; left > 0; --left) add_scattered<A, E, V>(pieces, bunch->size, in, sums);
+      } else if (pieces.first) {
+        add_bunch<A, E, V, false>(pieces, *bunch, in, sums);
+      } else {
+        add_bunch<A, E, V, true>(pieces, *bunch, in, sums);
       }
     }
   }

@@ -20,17 +20,17 @@ struct SampleTile {
       if (start->piece == end->piece) continue;
       const int64_t first_column = block * m.block_columns, columns_left = m.num_columns - first_column;
       gather(x, first_column, columns_left < m.block_columns ? columns_left : m.block_columns, V, x_tile);
-      const TaskLinearPiece* piece = m.pieces + start->piece;
+      const uint8_t* row = m.rows + start->piece;
       const uint8_t* column = m.columns + start->weight;
       const A* grad_panel = grad_tile;
       for (; start != end; ++start, grad_panel += m.panel_rows * width) {
         for (const TaskLinearBunch *bunch = m.bunches + start[0].bunch, *last = m.bunches + start[1].bunch;
              bunch != last; ++bunch) {
           const int size = bunch->size;
-          for (int left = bunch->count; left > 0; --left, ++piece, column += size) {
+          for (int left = bunch->count; left > 0; --left, ++row, column += size) {
             Vec<A> grad[V];
             RSN2_UNROLL
-            for (int v = 0; v < V; ++v) grad[v] = load<A>(grad_panel + int64_t(piece->row) * width + v * kLanes<A>);
+            for (int v = 0; v < V; ++v) grad[v] = load<A>(grad_panel + int64_t(*row) * width + v * kLanes<A>);
             int i = 0;
             for (; i + 4 <= size; i += 4, sums += 4) {
               const uint64_t columns = load_columns(column + i);
@@ -82,12 +82,12 @@ static void put_grads(const TaskLinearSampled& task, const A* sums) {
   for (int64_t block = task.first_block; block < task.last_block; ++block) {
     const TaskLinearStart* start = m.starts + block * m.num_panels + task.first_panel;
     const TaskLinearStart* end = m.starts + block * m.num_panels + task.last_panel;
-    const TaskLinearPiece* piece = m.pieces + start->piece;
+    const int32_t* first = m.firsts + start->piece;
     for (const TaskLinearBunch *bunch = m.bunches + start->bunch, *last = m.bunches + end->bunch; bunch != last;
          ++bunch) {
       const int size = bunch->size, padded = (size + 3) / 4 * 4;
-      for (int left = bunch->count; left > 0; --left, ++piece, sums += padded) {
-        E* to = grads + piece->first;
+      for (int left = bunch->count; left > 0; --left, ++first, sums += padded) {
+        E* to = grads + *first;
         for (int i = 0; i < size; i += 4) put_numbers(to + i, sums + i, size - i < 4 ? size - i : 4);
       }
     }
