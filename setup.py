@@ -34,7 +34,7 @@ IS_X86 = platform.machine() in ("x86_64", "AMD64")
 FLAGS = ["-std=c++17", "-O3", "-fPIC", "-fvisibility=hidden", "-fvisibility-inlines-hidden", "-Wall", "-Wextra"]
 FLAGS += ["-ffp-contract=fast", "-fno-math-errno", "-DNDEBUG", "-DTORCH_TARGET_VERSION=0x020a000000000000"]
 LEVEL_FLAGS = {
-    "level_avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mbmi2 -mpopcnt".split(),
+    "level_avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mbmi2 -mpopcnt".split(),
     "level_avx2": "-mavx2 -mfma -mf16c -mbmi2 -mpopcnt".split(),
 }
 

@@ -137,4 +137,19 @@ void reset_counters() {
 void set_counting(bool on) { counting = on; }
 bool is_counting() { return counting; }
 
+char* thread_scratch(int64_t num_bytes) {
+  struct Kept {
+    std::unique_ptr<Scratch<char>> memory;
+    int64_t size = 0;
+  };
+  thread_local Kept kept;
+  if (num_bytes > kept.size || kept.size > MOST_KEPT) {
+    kept.memory.reset();
+    kept.size = 0;
+    kept.memory = std::make_unique<Scratch<char>>(num_bytes);
+    kept.size = num_bytes;
+  }
+  return kept.memory ? kept.memory->data() : nullptr;
+}
+
 }  // namespace rsn2

@@ -169,6 +169,12 @@ class Scratch {
   std::unique_ptr<T, Free> data_;
 };
 
+// Uninitialised memory of the calling thread, aligned to a cache line, valid until the thread asks again. It is kept
+// for the next call: fresh pages cost a page fault each, which was a tenth of the time of a call. What is larger than
+// MOST_KEPT is given back when the thread next asks.
+constexpr int64_t MOST_KEPT = int64_t{4} << 20;
+char* thread_scratch(int64_t num_bytes);
+
 // ---- debug counters -----------------------------------------------------------------------------------------------
 
 // Adds a call that read this many weights. Costs one load unless RSN2_DEBUG=1 (or set_counting) turned counting on.

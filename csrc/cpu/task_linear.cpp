@@ -67,7 +67,6 @@ void run_product(const ProductCall& call) {
                                                                         ceil_div(end - begin, tile_rows)));
     }
   }
-  const auto product = sum_bytes == 8 ? kernels.product_double : kernels.product_float;
   share_out(static_cast<int64_t>(units.size()), scratch_bytes, [&](int64_t i, char* scratch) {
     const Unit& unit = units[i];
     const TaskLinearMatrix& m = call.store.matrix(unit.group);
@@ -81,7 +80,7 @@ void run_product(const ProductCall& call) {
     task.first_panel = unit.first_panel;
     task.last_panel = unit.last_panel;
     task.scratch = scratch;
-    product(task);
+    kernels.product(task);
   });
   count_weights_read(call.op, call.store.num_weights() + (call.frozen ? call.frozen->num_weights() : 0));
 }

@@ -8,27 +8,41 @@ namespace rsn2 {
 
 enum TaskLinearType : int32_t { TASK_LINEAR_FLOAT, TASK_LINEAR_DOUBLE, TASK_LINEAR_BFLOAT16, TASK_LINEAR_FLOAT16 };
 
-// Weights of one row of the matrix inside one block of columns. They are neighbours in the order of the values.
-struct TaskLinearRun {
-  int32_t first;   // place of the first in columns and values
-  uint16_t row;    // row inside the panel
-  uint16_t count;  // how many, at least 1
+// Up to TASK_LINEAR_MOST_PIECE weights of one row of the matrix inside one block of columns.
+struct TaskLinearPiece {
+  int32_t first;  // place of the first: in values, or with places in the order of the pieces
+  int32_t row;    // row inside the panel
 };
 
+// Pieces with the same number of weights, one after another. The loops over a piece's weights then run as often as they
+// did for the piece before, which the processor predicts: a wrong guess costs as much as eight weights.
+struct TaskLinearBunch {
+  uint16_t size;   // weights of each piece, at least 1
+  uint16_t count;  // pieces, at least 1
+};
+
+// Where a panel's part of a block begins.
+struct TaskLinearStart {
+  int32_t bunch, piece, weight;
+};
+
+constexpr int TASK_LINEAR_MOST_PIECE = 32;
+// What the kernels may read beyond the last piece or column, in bytes.
+constexpr int64_t TASK_LINEAR_OVERREAD = 64;
+
 // One slot's weights as a sparse matrix of num_rows x num_columns, cut into panels of rows and blocks of columns.
-// The runs of a panel in a block stand together, in the order of the rows. (Those with the same count beside each other
-// would be predicted better by the processor, but fetched worse: measured, the product was 2 to 12 % slower on Zen 5.)
 struct TaskLinearMatrix {
   int64_t num_rows, num_columns;
   int64_t panel_rows, block_columns;
   int64_t num_panels, num_blocks;
   int64_t num_values;
-  const int32_t* run_starts;    // [num_blocks * num_panels + 1] blocks, in each its panels; null: owns nothing
-  const int32_t* value_starts;  // the same, how many weights stand before in the order of the runs
-  const TaskLinearRun* runs;
-  const uint8_t* columns;  // [num_values] column inside its block
-  const int32_t* places;   // null, or [num_values]: where in values each one is
-  const void* values;      // [num_values] float or double, as the sums
+  const TaskLinearStart* starts;  // [num_blocks * num_panels + 1] blocks, in each its panels; null: owns nothing
+  const TaskLinearBunch* bunches;
+  const TaskLinearPiece* pieces;
+  const uint8_t* columns;  // [num_values] in the order of the pieces: column inside its block
+  const int32_t* places;   // null, or [num_values] in the order of the pieces: where in values each one is
+  const void* values;      // [num_values] of type value_type
+  TaskLinearType value_type;
 };
 
 // Rows of a matrix in memory that belong to one slot: row i is rows[i], or first_row + i when rows is null.
@@ -64,10 +78,8 @@ struct TaskLinearSampled {
 struct TaskLinearKernels {
   int vector_bytes;
   int max_vectors;  // vectors of batch rows in a tile
-  void (*product_float)(const TaskLinearProduct&);
-  void (*product_double)(const TaskLinearProduct&);
-  void (*sampled_float)(const TaskLinearSampled&);
-  void (*sampled_double)(const TaskLinearSampled&);
+  void (*product)(const TaskLinearProduct&);
+  void (*sampled)(const TaskLinearSampled&);
 };
 
 // Bytes of a tile of `columns` columns that is max_vectors wide; kernels read and write whole squares of lanes.
@@ -81,15 +93,11 @@ constexpr int64_t task_linear_product_bytes(const TaskLinearKernels& kernels, in
   return task_linear_tile_bytes(kernels, columns) + task_linear_tile_bytes(kernels, rows) * num_tiles;
 }
 
-// Accumulators that wait to be summed: a flush happens at TASK_LINEAR_PENDING, one run may come on top.
-constexpr int64_t TASK_LINEAR_PENDING = 64;
-constexpr int64_t TASK_LINEAR_MOST_PENDING = TASK_LINEAR_PENDING + 256;
-
-// Scratch of the sampled product: tiles of x and grad_y, pending accumulators, the sums (whole vectors are written).
+// Scratch of the sampled product: tiles of x and grad_y, and the sums: whole groups of four for each piece.
 constexpr int64_t task_linear_sampled_bytes(const TaskLinearKernels& kernels, int64_t columns, int64_t rows,
-                                            int64_t sums_bytes) {
+                                            int64_t num_values, int64_t num_pieces, int64_t sum_bytes) {
   return task_linear_tile_bytes(kernels, columns) + task_linear_tile_bytes(kernels, rows) +
-         (TASK_LINEAR_MOST_PENDING + 3) * kernels.vector_bytes + sums_bytes;
+         (num_values + 3 * num_pieces) * sum_bytes;
 }
 
 }  // namespace rsn2

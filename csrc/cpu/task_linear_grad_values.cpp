@@ -12,13 +12,16 @@ struct Unit {
   int64_t group, first_panel, last_panel, first_block, last_block;
 };
 
-int64_t num_values_of(const TaskLinearMatrix& m, const Unit& unit) {
-  int64_t n = 0;
+int64_t scratch_bytes_of(const TaskLinearKernels& kernels, const TaskLinearMatrix& m, const Unit& unit,
+                         int64_t sum_bytes) {
+  int64_t num_values = 0, num_pieces = 0;
   for (int64_t block = unit.first_block; block < unit.last_block; ++block) {
-    const int32_t* starts = m.value_starts + block * m.num_panels;
-    n += starts[unit.last_panel] - starts[unit.first_panel];
+    const TaskLinearStart* starts = m.starts + block * m.num_panels;
+    num_values += starts[unit.last_panel].weight - starts[unit.first_panel].weight;
+    num_pieces += starts[unit.last_panel].piece - starts[unit.first_panel].piece;
   }
-  return n;
+  return task_linear_sampled_bytes(kernels, m.block_columns, (unit.last_panel - unit.first_panel) * m.panel_rows,
+                                   num_values, num_pieces, sum_bytes);
 }
 
 // Cuts a slot's matrix into about `parts` units. Blocks are cut first: a unit gathers its blocks of x and its panels of
@@ -103,18 +106,13 @@ Tensor task_linear_grad_values(const Tensor& x,                // [B, I], any st
   const int64_t sum_bytes = sum_bytes_of(type);
   int64_t scratch_bytes = 0;
   for (const Unit& unit : units) {
-    const TaskLinearMatrix& m = parts[unit.group].matrix;
-    scratch_bytes =
-        std::max(scratch_bytes, task_linear_sampled_bytes(kernels, m.block_columns,
-                                                          (unit.last_panel - unit.first_panel) * m.panel_rows,
-                                                          num_values_of(m, unit) * sum_bytes));
+    scratch_bytes = std::max(scratch_bytes, scratch_bytes_of(kernels, parts[unit.group].matrix, unit, sum_bytes));
   }
-  const auto sampled = sum_bytes == 8 ? kernels.sampled_double : kernels.sampled_float;
   share_out(static_cast<int64_t>(units.size()), scratch_bytes, [&](int64_t i, char* scratch) {
     const Unit& unit = units[i];
     const Group& part = parts[unit.group];
-    sampled({&part.matrix, part.x, part.grad_y, part.grads, type, unit.first_panel, unit.last_panel, unit.first_block,
-             unit.last_block, scratch});
+    kernels.sampled({&part.matrix, part.x, part.grad_y, part.grads, type, unit.first_panel, unit.last_panel,
+                     unit.first_block, unit.last_block, scratch});
   });
   count_weights_read(OP, num_weights);
   return grads;

@@ -9,20 +9,24 @@
 namespace rsn2 {
 namespace {
 
-constexpr int32_t KIND_AND_VERSION = 0x101;
+constexpr int32_t KIND_AND_VERSION = 0x102;
 constexpr int64_t HEADER = 4;
+constexpr int64_t BLOCK_COLUMNS = 128;  // four vectors for each fill two thirds of a first-level cache of 48 KiB
 
 // The cut into panels and blocks follows from the shape alone, so that two stores of one layer have the same.
 TaskLinearMatrix cut(int64_t num_rows, int64_t num_columns) {
   TaskLinearMatrix m{};
   m.num_rows = num_rows;
   m.num_columns = num_columns;
-  m.panel_rows = std::clamp<int64_t>(ceil_div(num_rows, 8 * 16) * 16, 16, 128);  // at least 8 panels to share out
-  m.block_columns = TILE_COLUMNS;  // a byte per column; runs as long as the order of the values allows
+  m.panel_rows = std::clamp<int64_t>(ceil_div(num_rows, 8 * 16) * 16, 16, 256);  // at least 8 panels to share out
+  m.block_columns = BLOCK_COLUMNS;
   m.num_panels = ceil_div(num_rows, m.panel_rows);
   m.num_blocks = ceil_div(num_columns, m.block_columns);
   return m;
 }
+
+// Words of `num_values` columns.
+constexpr int64_t column_words(int64_t num_values) { return (num_values + TASK_LINEAR_OVERREAD + 3) / 4; }
 
 // Collects one order of a slot's weights, then writes it.
 class OrderBuilder {
@@ -32,50 +36,98 @@ class OrderBuilder {
   }
   const TaskLinearMatrix& shape() const { return m_; }
 
-  // The next weight in the order of the values; those of a run come one after another.
+  // The next weight; those of a row and block come one after another.
   void add(int64_t row, int64_t column) {
     const int64_t block = column / m_.block_columns;
     if (row != row_ || block != block_) {
       const int64_t panel = row / m_.panel_rows;
-      keyed_.push_back(
-          {static_cast<int32_t>(block * m_.num_panels + panel),
-           {static_cast<int32_t>(columns_.size()), static_cast<uint16_t>(row - panel * m_.panel_rows), 0}});
+      runs_.push_back({static_cast<int32_t>(block * m_.num_panels + panel), static_cast<int32_t>(columns_.size()),
+                       static_cast<int32_t>(row - panel * m_.panel_rows), 0});
       row_ = row;
       block_ = block;
     }
-    ++keyed_.back().run.count;
+    ++runs_.back().count;
     columns_.push_back(static_cast<uint8_t>(column - block * m_.block_columns));
   }
 
-  void write(std::vector<int32_t>& words) {
-    std::sort(keyed_.begin(), keyed_.end(),
-              [](const Keyed& a, const Keyed& b) { return a.key != b.key ? a.key < b.key : a.run.row < b.run.row; });
-    const int64_t keys = m_.num_blocks * m_.num_panels;
-    std::vector<int32_t> starts(static_cast<size_t>(2 * (keys + 1)), 0);
-    for (const Keyed& keyed : keyed_) {
-      ++starts[keyed.key + 1];
-      starts[keys + 1 + keyed.key + 1] += keyed.run.count;
+  // Without places a piece says where its weights stand in the order they were added. With them that is places[...].
+  void write(const std::vector<int32_t>* places, std::vector<int32_t>& words) {
+    sort_pieces();
+    std::vector<TaskLinearStart> starts(static_cast<size_t>(m_.num_blocks * m_.num_panels + 1));
+    std::vector<TaskLinearBunch> bunches;
+    int32_t key = 0, num_weights = 0;
+    int32_t num_pieces = 0;
+    const auto begin_until = [&](int32_t next_key) {
+      for (; key <= next_key; ++key) starts[key] = {static_cast<int32_t>(bunches.size()), num_pieces, num_weights};
+    };
+    for (const Run& piece : pieces_) {
+      const bool is_new_panel = piece.key >= key;
+      begin_until(piece.key);
+      if (is_new_panel || bunches.back().size != piece.count) {
+        bunches.push_back({static_cast<uint16_t>(piece.count), 0});
+      }
+      ++bunches.back().count;
+      ++num_pieces;
+      num_weights += piece.count;
     }
-    for (int64_t key = 0; key < keys; ++key) {
-      starts[key + 1] += starts[key];
-      starts[keys + 1 + key + 1] += starts[keys + 1 + key];
+    begin_until(static_cast<int32_t>(starts.size()) - 1);
+
+    append(starts, words);
+    append(bunches, words);
+    std::vector<TaskLinearPiece> pieces;
+    std::vector<uint8_t> columns;
+    std::vector<int32_t> sorted_places;
+    pieces.reserve(pieces_.size());
+    columns.reserve(columns_.size());
+    for (const Run& piece : pieces_) {
+      pieces.push_back({places ? static_cast<int32_t>(columns.size()) : piece.first, piece.row});
+      columns.insert(columns.end(), columns_.begin() + piece.first, columns_.begin() + piece.first + piece.count);
+      if (places) {
+        sorted_places.insert(sorted_places.end(), places->begin() + piece.first,
+                             places->begin() + piece.first + piece.count);
+      }
     }
-    words.insert(words.end(), starts.begin(), starts.end());
-    const size_t runs_at = words.size(), columns_at = runs_at + 2 * keyed_.size();
-    words.resize(columns_at + (columns_.size() + 3) / 4);
-    static_assert(sizeof(TaskLinearRun) == 2 * sizeof(int32_t));
-    for (size_t i = 0; i < keyed_.size(); ++i)
-      std::memcpy(&words[runs_at + 2 * i], &keyed_[i].run, sizeof(TaskLinearRun));
-    std::memcpy(words.data() + columns_at, columns_.data(), columns_.size());
+    append(pieces, words);
+    columns.resize(static_cast<size_t>(4 * column_words(static_cast<int64_t>(columns.size()))));
+    append(columns, words);
+    append(sorted_places, words);
   }
 
  private:
-  struct Keyed {
-    int32_t key;
-    TaskLinearRun run;
+  struct Run {
+    int32_t key, first, row, count;
   };
+
+  // Cuts the runs into pieces of nearly the same size each, sorted by panel and block, then size, then row (the rows of
+  // a panel and block were added in order).
+  void sort_pieces() {
+    constexpr int64_t SIZES = TASK_LINEAR_MOST_PIECE + 1;
+    std::vector<int32_t> next(static_cast<size_t>(m_.num_blocks * m_.num_panels * SIZES + 1), 0);
+    std::vector<Run> pieces;
+    pieces.reserve(runs_.size());
+    for (const Run& run : runs_) {
+      const int32_t num = static_cast<int32_t>(ceil_div(run.count, TASK_LINEAR_MOST_PIECE));
+      for (int32_t i = 0; i < num; ++i) {
+        const int32_t begin = run.count * i / num, end = run.count * (i + 1) / num;
+        pieces.push_back({run.key, run.first + begin, run.row, end - begin});
+        ++next[run.key * SIZES + end - begin + 1];
+      }
+    }
+    for (size_t i = 1; i < next.size(); ++i) next[i] += next[i - 1];
+    pieces_.resize(pieces.size());
+    for (const Run& piece : pieces) pieces_[next[piece.key * SIZES + piece.count]++] = piece;
+  }
+
+  template <class T>
+  static void append(const std::vector<T>& from, std::vector<int32_t>& words) {
+    static_assert(sizeof(T) == 1 || sizeof(T) % sizeof(int32_t) == 0);
+    const size_t at = words.size(), num_bytes = from.size() * sizeof(T);
+    words.resize(at + num_bytes / sizeof(int32_t));
+    if (num_bytes > 0) std::memcpy(words.data() + at, from.data(), num_bytes);
+  }
+
   TaskLinearMatrix m_;
-  std::vector<Keyed> keyed_;
+  std::vector<Run> runs_, pieces_;
   std::vector<uint8_t> columns_;
   int64_t row_ = -1, block_ = -1;
 };
@@ -118,9 +170,8 @@ void append_slot(const Positions& positions, int64_t t, std::vector<int32_t>& wo
     waiting.push_back({static_cast<int32_t>(row), static_cast<int32_t>(column)});
   });
   sort_waiting();
-  forward.write(words);
-  transposed.write(words);
-  words.insert(words.end(), places.begin(), places.end());
+  forward.write(nullptr, words);
+  transposed.write(&places, words);
 }
 
 }  // namespace
@@ -189,21 +240,23 @@ TaskLinearMatrix TaskLinearIndex::matrix(int64_t t, bool transposed) const {
   for (int order = 0; order <= int(transposed); ++order) {
     m = order == 1 ? cut(K, O) : cut(O, K);
     const int64_t keys = m.num_blocks * m.num_panels;
-    check_value(at + 2 * (keys + 1) <= end, op_, ": ", name_, " of slot ", t, " is truncated");
-    m.run_starts = words_ + at;
-    m.value_starts = m.run_starts + keys + 1;
-    at += 2 * (keys + 1);
-    check_value(m.value_starts[keys] == N, op_, ": ", name_, " of slot ", t, " holds ", m.value_starts[keys],
+    const auto check_room = [&] { check_value(at <= end, op_, ": ", name_, " of slot ", t, " is truncated"); };
+    m.starts = reinterpret_cast<const TaskLinearStart*>(words_ + at);
+    at += 3 * (keys + 1);
+    check_room();
+    const TaskLinearStart& total = m.starts[keys];
+    check_value(total.weight == N, op_, ": ", name_, " of slot ", t, " holds ", total.weight,
                 " weights, its positions ", N);
-    const int64_t num_runs = m.run_starts[keys];
-    check_value(0 < num_runs && num_runs <= N, op_, ": ", name_, " of slot ", t, " holds ", num_runs,
-                " runs, its positions ", N, " weights");
-    m.runs = reinterpret_cast<const TaskLinearRun*>(words_ + at);
-    at += 2 * num_runs;
+    check_value(0 < total.bunch && total.bunch <= total.piece && total.piece <= N, op_, ": ", name_, " of slot ", t,
+                " holds ", total.bunch, " bunches of ", total.piece, " pieces, its positions ", N, " weights");
+    m.bunches = reinterpret_cast<const TaskLinearBunch*>(words_ + at);
+    at += total.bunch;
+    m.pieces = reinterpret_cast<const TaskLinearPiece*>(words_ + at);
+    at += 2 * int64_t{total.piece};
     m.columns = reinterpret_cast<const uint8_t*>(words_ + at);
-    at += (N + 3) / 4;
+    at += column_words(N);
     if (order == 1) m.places = words_ + at, at += N;
-    check_value(at <= end, op_, ": ", name_, " of slot ", t, " is truncated");
+    check_room();
   }
   m.num_values = N;
   return m;

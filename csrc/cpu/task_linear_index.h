@@ -4,10 +4,11 @@
 // slot_starts[T + 1] (word where a slot's part begins; empty when it owns nothing). A slot's part holds two orders of
 // its weights, the matrix [O, K] for the forward product and the sampled one, and its transpose [K, O] for the gradient
 // of the input. An order is
-//     run_starts and value_starts  [num_blocks * num_panels + 1] each
-//     runs                         two words each (TaskLinearRun)
-//     columns                      a byte per weight, padded to whole words
-//     places                       transpose only: for each weight its place among the slot's values
+//     starts   three words each (TaskLinearStart) [num_blocks * num_panels + 1]
+//     bunches  a word each (TaskLinearBunch)
+//     pieces   two words each (TaskLinearPiece)
+//     columns  a byte per weight in the order of the pieces, then room for reading too far
+//     places   transpose only: for each weight, in the order of the pieces, its place among the slot's values
 #pragma once
 
 #include "host.h"

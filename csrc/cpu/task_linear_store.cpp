@@ -93,9 +93,9 @@ TaskLinearStore::TaskLinearStore(const char* op, const Tensor& values, const Ten
     check_slot(op, positions, group.slot, values.numel());
     TaskLinearMatrix m = view.matrix(group.slot, transposed);
     m.values = data + positions.value_starts[group.slot] * bytes_of(type_);
+    m.value_type = type_;
     num_weights_ += m.num_values;
-    const bool is_read_often = m.places && group.end - group.begin > MOST_ROWS_THROUGH_PLACES;
-    if (is_read_often || bytes_of(type_) == 2) {
+    if (m.places && group.end - group.begin > MOST_ROWS_THROUGH_PLACES) {
       copies.push_back({matrices_.size(), num_copied});
       num_copied += m.num_values;
     }
@@ -114,8 +114,10 @@ TaskLinearStore::TaskLinearStore(const char* op, const Tensor& values, const Ten
     }
   });
   for (const Copy& copy : copies) {
-    matrices_[copy.group].values = copies_->data() + copy.start * sum_bytes;
-    matrices_[copy.group].places = nullptr;
+    TaskLinearMatrix& m = matrices_[copy.group];
+    m.values = copies_->data() + copy.start * sum_bytes;
+    m.value_type = type_ == TASK_LINEAR_DOUBLE ? TASK_LINEAR_DOUBLE : TASK_LINEAR_FLOAT;
+    m.places = nullptr;
   }
 }
 

@@ -30,8 +30,8 @@ void convert_to_sums(TaskLinearType type, const void* in, const int32_t* places,
 
 class TaskLinearStore {
  public:
-  // One matrix for each group of rows. Values that are not yet as the sums, or not in the transpose's order, are
-  // copied: memory for the weights of the slots that occur. Throws ValueError for what does not fit.
+  // One matrix for each group of rows. Values that many rows read in the transpose's order are copied into it: memory
+  // for the weights of the slots that occur. Throws ValueError for what does not fit.
   TaskLinearStore(const char* op, const Tensor& values, const Tensor& positions, const Tensor& index,
                   const RowGroups& rows, bool transposed);
 
@@ -57,8 +57,8 @@ void share_out(int64_t num_units, int64_t scratch_bytes, const Work& work) {
   const int64_t threads = std::min<int64_t>(num_units, torch::stable::get_num_threads());
   std::atomic<int64_t> next{0};
   const auto loop = [&](int64_t, int64_t) {
-    Scratch<char> scratch(scratch_bytes);
-    for (int64_t unit; (unit = next.fetch_add(1, std::memory_order_relaxed)) < num_units;) work(unit, scratch.data());
+    char* scratch = thread_scratch(scratch_bytes);
+    for (int64_t unit; (unit = next.fetch_add(1, std::memory_order_relaxed)) < num_units;) work(unit, scratch);
   };
   if (threads == 1) {
     loop(0, 1);

@@ -29,6 +29,39 @@ RSN2_INLINE RowPointers<E> rows_of_vector(const TaskLinearRows& rows, int v) {
   return p;
 }
 
+// square[j] = lane l holds row(l)[j], for a square of kLanes<A> x kLanes<A> numbers.
+template <typename A, typename E, typename Row>
+RSN2_INLINE void load_transposed(const Row& row, Vec<A>* square) {
+#if RSN2_VECTOR_BYTES == 64
+  // Half of the work is done by the loads: rows l, l + 4, l + 8 and l + 12 of four columns make one vector.
+  if constexpr (sizeof(A) == sizeof(float) && sizeof(E) == sizeof(float)) {
+    RSN2_UNROLL
+    for (int q = 0; q < 16; q += 4) {
+      __m512 four[4];
+      RSN2_UNROLL
+      for (int l = 0; l < 4; ++l) {
+        four[l] = _mm512_zextps128_ps512(_mm_loadu_ps(row(l) + q));
+        four[l] = _mm512_mask_broadcast_f32x4(four[l], 0x00f0, _mm_loadu_ps(row(l + 4) + q));
+        four[l] = _mm512_mask_broadcast_f32x4(four[l], 0x0f00, _mm_loadu_ps(row(l + 8) + q));
+        four[l] = _mm512_mask_broadcast_f32x4(four[l], 0xf000, _mm_loadu_ps(row(l + 12) + q));
+      }
+      const __m512d low01 = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xffff, four[0], four[1]));
+      const __m512d low23 = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xffff, four[2], four[3]));
+      const __m512d high01 = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xffff, four[0], four[1]));
+      const __m512d high23 = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xffff, four[2], four[3]));
+      square[q] = bit_cast<Vec<A>>(_mm512_maskz_unpacklo_pd(0xff, low01, low23));
+      square[q + 1] = bit_cast<Vec<A>>(_mm512_maskz_unpackhi_pd(0xff, low01, low23));
+      square[q + 2] = bit_cast<Vec<A>>(_mm512_maskz_unpacklo_pd(0xff, high01, high23));
+      square[q + 3] = bit_cast<Vec<A>>(_mm512_maskz_unpackhi_pd(0xff, high01, high23));
+    }
+    return;
+  }
+#endif
+  RSN2_UNROLL
+  for (int l = 0; l < kLanes<A>; ++l) square[l] = load_as<A, E>(row(l));
+  transpose<A>(square);
+}
+
 // tile[c][v] = rows[.., first_column + c] for the columns c of a block.
 template <typename A, typename E>
 static void gather_typed(const TaskLinearRows& rows, int64_t first_column, int64_t num_columns, int num_vectors,
@@ -43,12 +76,11 @@ static void gather_typed(const TaskLinearRows& rows, int64_t first_column, int64
         Vec<A> square[L];
         const int64_t left = num_columns - c;
         if (left >= L) {
-          RSN2_UNROLL
-          for (int l = 0; l < L; ++l) square[l] = load_as<A, E>(p.at[l] + first_column + c);
+          load_transposed<A, E>([&](int l) { return p.at[l] + first_column + c; }, square);
         } else {
           for (int l = 0; l < L; ++l) square[l] = load_some<A, E>(p.at[l] + first_column + c, left);
+          transpose<A>(square);
         }
-        transpose<A>(square);
         if (p.count < L) {  // zeros, so that no NaN of another row can reach a sum over the lanes
           const auto is_row = first_lanes<A>(p.count);
           RSN2_UNROLL
@@ -67,6 +99,25 @@ static void gather_typed(const TaskLinearRows& rows, int64_t first_column, int64
   }
 }
 
+// Rows and columns that the next tile will gather.
+struct Upcoming {
+  TaskLinearRows rows;
+  int64_t first_column, num_columns;
+};
+
+// Fetches a share `part` of `num_parts` of them into the second-level cache.
+RSN2_INLINE void prefetch(const Upcoming& next, int64_t part, int64_t num_parts) {
+  if (next.rows.column_stride != 1) return;
+  const int64_t bytes = next.rows.type == TASK_LINEAR_DOUBLE ? 8 : next.rows.type == TASK_LINEAR_FLOAT ? 4 : 2;
+  const int64_t end = next.rows.num_rows * (part + 1) / num_parts;
+  for (int64_t i = next.rows.num_rows * part / num_parts; i < end; ++i) {
+    const int64_t row = next.rows.rows ? next.rows.rows[i] : next.rows.first_row + i;
+    const char* line =
+        static_cast<const char*>(next.rows.data) + (row * next.rows.row_stride + next.first_column) * bytes;
+    for (int64_t at = 0; at < next.num_columns * bytes; at += 64) __builtin_prefetch(line + at, 0, 2);
+  }
+}
+
 // out[.., first_column + c] = activation(tile[c] + bias[first_column + c]).
 template <typename A, typename E>
 static void scatter_typed(const A* tile, const TaskLinearRows& rows, int64_t first_column, int64_t num_columns,
@@ -77,9 +128,7 @@ static void scatter_typed(const A* tile, const TaskLinearRows& rows, int64_t fir
     const RowPointers<E> p = rows_of_vector<E, A>(rows, v);
     for (int64_t c = 0; c < num_columns; c += L) {
       Vec<A> square[L];
-      RSN2_UNROLL
-      for (int l = 0; l < L; ++l) square[l] = load<A>(tile + (c + l) * width + v * L);
-      transpose<A>(square);
+      load_transposed<A, A>([&](int l) { return tile + (c + l) * width + v * L; }, square);
       const int64_t left = num_columns - c;
       Vec<A> shift = {};
       if (bias) shift = left < L ? load_some<A, A>(bias + first_column + c, left) : load<A>(bias + first_column + c);
