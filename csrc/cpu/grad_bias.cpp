@@ -1,63 +1,62 @@
 // task_grad_bias: the gradient of the bias rows, a sum over the rows of each wanted slot.
-#include <type_traits>
-
 #include "host.h"
 
 namespace rsn2 {
 namespace {
 
-// A thread sums a run of outputs of one wanted slot over all of that slot's rows, in batch order and in double, so the
-// bits depend neither on the rest of the batch nor on the number of threads.
-template <class In>
-void sum_rows(const In* grad_y, const int64_t* size, const int64_t* stride, const RowGroups& rows, RowGroup group,
-              int64_t first, int64_t last, double* sums) {
-  const int64_t H = size[2], W = size[3];
-  std::fill(sums + first, sums + last, 0.0);
-  for (int64_t place = group.begin; place < group.end; ++place) {
-    const In* row = grad_y + rows.row(place) * stride[0];
-    if (stride[1] <= stride[3] || H * W == 1) {  // channels stand closer than pixels
-      for (int64_t h = 0; h < H; ++h) {
-        for (int64_t w = 0; w < W; ++w) {
-          const In* pixel = row + h * stride[2] + w * stride[3];
-          for (int64_t o = first; o < last; ++o) sums[o] += static_cast<double>(pixel[o * stride[1]]);
-        }
-      }
-    } else {
-      for (int64_t o = first; o < last; ++o) {
-        double sum[4] = {0, 0, 0, 0};  // four chains, as the processor can add four at a time
-        for (int64_t h = 0; h < H; ++h) {
-          const In* line = row + o * stride[1] + h * stride[2];
-          for (int64_t w = 0; w < W; ++w) sum[w % 4] += static_cast<double>(line[w * stride[3]]);
-        }
-        sums[o] += (sum[0] + sum[1]) + (sum[2] + sum[3]);
-      }
-    }
+ConvDtype dtype_of(const char* op, const Tensor& grad_y) {
+  switch (grad_y.scalar_type()) {
+    case ScalarType::Float: return CONV_FLOAT32;
+    case ScalarType::Double: return CONV_FLOAT64;
+    case ScalarType::BFloat16: return CONV_BFLOAT16;
+    case ScalarType::Half: return CONV_FLOAT16;
+    default:
+      throw_value_error(op, ": grad_y must be float32, float64, bfloat16 or float16, got ",
+                        torch::headeronly::toString(grad_y.scalar_type()));
   }
 }
 
-template <class In>
-void grad_bias(const Tensor& grad_y, const RowGroups& rows, const std::vector<int64_t>& wanted, const Tensor& result) {
-  using Out = std::conditional_t<std::is_same_v<In, double>, double, float>;
-  const int64_t O = grad_y.size(1);
-  int64_t size[4] = {grad_y.size(0), O, 1, 1}, stride[4] = {grad_y.stride(0), grad_y.stride(1), 0, 0};
-  for (int64_t d = 2; d < grad_y.dim(); ++d) size[d] = grad_y.size(d), stride[d] = grad_y.stride(d);
-  const In* in = grad_y.const_data_ptr<In>();
-  Out* out = result.mutable_data_ptr<Out>();
+// grad_y as images: a matrix has one pixel per row.
+ConvImages images_of(const Tensor& grad_y) {
+  ConvImages images{const_cast<void*>(grad_y.const_data_ptr()), {grad_y.stride(0), grad_y.stride(1), 0, 0}, 1, 1};
+  if (grad_y.dim() == 4) {
+    images.H = grad_y.size(2), images.W = grad_y.size(3);
+    images.stride[2] = grad_y.stride(2), images.stride[3] = grad_y.stride(3);
+  }
+  if (grad_y.size(1) == 1) images.stride[1] = 0;  // means nothing; adjacent are the pixels, if any
+  return images;
+}
 
-  constexpr int64_t RUN = 64;  // outputs that one step of the loop sums
-  const int64_t runs = (O + RUN - 1) / RUN;
-  const int64_t work_per_run = RUN * size[0] * size[2] * size[3] / std::max<int64_t>(1, wanted.size());
+// A thread sums a run of outputs of one wanted slot over all of that slot's rows, in batch order and in double, so the
+// bits depend neither on the rest of the batch nor on the number of threads.
+template <class Out>
+void sum_slots(ConvSumPixels sum_pixels, int64_t O, const ConvImages& images, const RowGroups& rows,
+               const std::vector<int64_t>& wanted, Out* out) {
+  constexpr int64_t RUN = 16;  // outputs that one step of the loop sums: a cache line of adjacent float32
+  // Rows of one pixel that follow each other are one image of many: the additions and their order are the same.
+  const bool is_matrix = images.H * images.W == 1 && images.stride[1] == 1 && rows.order.empty();
+  const int64_t runs = (O + RUN - 1) / RUN, num_rows = rows.groups.empty() ? 0 : rows.groups.back().end;
+  const int64_t work_per_run = RUN * num_rows * images.H * images.W / std::max<int64_t>(1, wanted.size());
   const int64_t grain = std::max<int64_t>(1, 32768 / std::max<int64_t>(1, work_per_run));
   torch::stable::parallel_for(0, static_cast<int64_t>(wanted.size()) * runs, grain, [&](int64_t begin, int64_t end) {
-    std::vector<double> sums(static_cast<size_t>(O));
-    for (int64_t step = begin; step < end; ++step) {
-      const int64_t i = step / runs, first = step % runs * RUN, last = std::min(O, first + RUN);
-      RowGroup group{wanted[i], 0, 0};
-      for (const RowGroup& candidate : rows.groups) {
-        if (candidate.slot == wanted[i]) group = candidate;
+    std::vector<double> sums;
+    while (begin < end) {  // the runs of one slot together
+      const int64_t i = begin / runs, last_run = std::min(end - i * runs, runs);
+      const int64_t first = begin % runs * RUN, count = std::min(O, last_run * RUN) - first;
+      sums.assign(static_cast<size_t>(count), 0.0);
+      const auto group = std::lower_bound(rows.groups.begin(), rows.groups.end(), wanted[i],
+                                          [](const RowGroup& g, int64_t slot) { return g.slot < slot; });
+      if (group != rows.groups.end() && group->slot == wanted[i]) {
+        if (is_matrix) {
+          const ConvImages image{images.data, {images.stride[0], 1, 0, images.stride[0]}, 1, group->end - group->begin};
+          sum_pixels(image, group->begin, first, count, sums.data());
+        }
+        for (int64_t place = is_matrix ? group->end : group->begin; place < group->end; ++place) {
+          sum_pixels(images, rows.row(place), first, count, sums.data());
+        }
       }
-      sum_rows(in, size, stride, rows, group, first, last, sums.data());
-      for (int64_t o = first; o < last; ++o) out[i * O + o] = static_cast<Out>(sums[o]);
+      for (int64_t o = 0; o < count; ++o) out[i * O + first + o] = static_cast<Out>(sums[o]);
+      begin = i * runs + last_run;
     }
   });
 }
@@ -71,18 +70,15 @@ Tensor task_grad_bias(const Tensor& grad_y,        // [B, O] or [B, O, H, W], an
   check_value(grad_y.dim() == 2 || grad_y.dim() == 4, OP, ": grad_y must have shape [B, O] or [B, O, H, W], got ",
               grad_y.dim(), " dimensions");
   const RowGroups rows = group_rows(OP, slots, grad_y.size(0), INT32_MAX);
-  const ScalarType dtype = grad_y.scalar_type();
-  const ScalarType sum_dtype = dtype == ScalarType::Double ? dtype : ScalarType::Float;
-  const Tensor result =
-      torch::stable::new_empty(grad_y, {static_cast<int64_t>(wanted.size()), grad_y.size(1)}, sum_dtype);
-  switch (dtype) {
-    case ScalarType::Float: grad_bias<float>(grad_y, rows, wanted, result); break;
-    case ScalarType::Double: grad_bias<double>(grad_y, rows, wanted, result); break;
-    case ScalarType::BFloat16: grad_bias<torch::headeronly::BFloat16>(grad_y, rows, wanted, result); break;
-    case ScalarType::Half: grad_bias<torch::headeronly::Half>(grad_y, rows, wanted, result); break;
-    default:
-      throw_value_error(OP, ": grad_y must be float32, float64, bfloat16 or float16, got ",
-                        torch::headeronly::toString(dtype));
+  const ConvDtype dtype = dtype_of(OP, grad_y);
+  const Tensor result = torch::stable::new_empty(grad_y, {static_cast<int64_t>(wanted.size()), grad_y.size(1)},
+                                                 dtype == CONV_FLOAT64 ? ScalarType::Double : ScalarType::Float);
+  const ConvSumPixels sum_pixels = cpu_kernels().conv2d.sum_pixels[dtype];
+  const ConvImages images = images_of(grad_y);
+  if (dtype == CONV_FLOAT64) {
+    sum_slots(sum_pixels, grad_y.size(1), images, rows, wanted, result.mutable_data_ptr<double>());
+  } else {
+    sum_slots(sum_pixels, grad_y.size(1), images, rows, wanted, result.mutable_data_ptr<float>());
   }
   return result;
 }

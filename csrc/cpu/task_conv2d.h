@@ -87,10 +87,15 @@ typedef void (*ConvCopyOut)(const ConvImages& images, const ConvResultTile& form
                             int64_t num_lanes, int64_t first_channel, int64_t num_channels, bool relu,
                             const void* tile);
 
+// sums[o] += the sum of the pixels of channel first_channel + o of an image.
+typedef void (*ConvSumPixels)(const ConvImages& images, int64_t image, int64_t first_channel, int64_t num_channels,
+                              double* sums);
+
 struct TaskConv2dKernels {
   int vector_bytes;
   ConvCopyIn copy_in[NUM_CONV_DTYPES];
   ConvCopyOut copy_out[NUM_CONV_DTYPES];
+  ConvSumPixels sum_pixels[NUM_CONV_DTYPES];
   // The following by the type sums are held in: [0] float, [1] double.
   void (*walk[2])(const ConvWalk& work);
   void (*dots[2])(const ConvDots& work);

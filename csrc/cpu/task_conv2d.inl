@@ -4,6 +4,7 @@
 
 #include "task_conv2d_in.inl"
 #include "task_conv2d_out.inl"
+#include "task_conv2d_sums.inl"
 
 // A piece of R rows x N columns of pixels keeps its sums in registers while the weights of one output channel pass by.
 // AVX-512 has 32 registers, the others 16, of which the weight takes one.
@@ -175,6 +176,7 @@ constexpr TaskConv2dKernels task_conv2d_kernels = {
     RSN2_VECTOR_BYTES,
     {copy_in<float, float>, copy_in<double, double>, copy_in<float, BFloat16>, copy_in<float, Float16>},
     {copy_out<float, float>, copy_out<double, double>, copy_out<float, BFloat16>, copy_out<float, Float16>},
+    {sum_pixels<float>, sum_pixels<double>, sum_pixels<BFloat16>, sum_pixels<Float16>},
     {walk_tile<float>, walk_tile<double>},
     {dots_tile<float>, dots_tile<double>},
     {sum_lanes<float>, sum_lanes<double>},
