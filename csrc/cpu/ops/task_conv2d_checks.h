@@ -1,8 +1,8 @@
 // What the convolution's operators share on the host side: checks of arguments, and how the kernels see tensors.
 #pragma once
 
-#include "host.h"
-#include "task_conv2d_run.h"
+#include "../task_conv2d_run.h"
+#include "tensors.h"
 
 namespace rsn2 {
 
