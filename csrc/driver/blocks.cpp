@@ -79,8 +79,8 @@ Array make_array(Dtype dtype, Layout layout, int64_t n0, int64_t n1, int64_t n2,
   const int64_t strided[4] = {((n1 + 1) * (n2 + 1)) * (2 * n3 + 3) + 1, (n2 + 1) * (2 * n3 + 3), 2 * n3 + 3, 2};
   const int64_t strided_rows[4] = {2 * n1 + 3, 2, 1, 1};
   const bool is_matrix = n2 * n3 == 1;
-  const int64_t* const chosen = layout == CHANNELS_LAST ? (is_matrix ? columns_first : channels_last)
-                                                        : (is_matrix ? strided_rows : strided);
+  const int64_t* const chosen =
+      layout == CHANNELS_LAST ? (is_matrix ? columns_first : channels_last) : (is_matrix ? strided_rows : strided);
   if (layout != CONTIGUOUS) std::copy(chosen, chosen + 4, array.stride);
   const bool is_empty = n0 * n1 * n2 * n3 == 0;
   array.block = Block(dtype, is_empty ? 0 : array.at(n0 - 1, n1 - 1, n2 - 1, n3 - 1) + 1);

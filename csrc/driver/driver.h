@@ -32,7 +32,7 @@ class Random {  // splitmix64
  public:
   explicit Random(uint64_t seed) : state_(seed) {}
   uint64_t bits();
-  double uniform() { return static_cast<double>(bits() >> 11) * 0x1p-53; }             // [0, 1)
+  double uniform() { return static_cast<double>(bits() >> 11) * 0x1p-53; }  // [0, 1)
   int64_t below(int64_t n) { return static_cast<int64_t>(bits() % static_cast<uint64_t>(n)); }
 
  private:
@@ -156,9 +156,10 @@ struct Batch {
 
 // ---- the cases ------------------------------------------------------------------------------------------------------
 
-// Runs everything at the level in use with each number of threads; is_small leaves out what takes long.
-void check_linear(const std::vector<int64_t>& threads, bool is_small);
-void check_conv2d(const std::vector<int64_t>& threads, bool is_small);
+// Runs everything at the level in use with each number of threads; is_small leaves out what takes long. Returns
+// the number of cases.
+int64_t check_linear(const std::vector<int64_t>& threads, bool is_small);
+int64_t check_conv2d(const std::vector<int64_t>& threads, bool is_small);
 void check_grad_bias(const Array& grad_y, const Batch& batch, int64_t T, const std::vector<int64_t>& threads);
 
 // One call of a headline kernel; returns how many weights it read and with how many vectors each.
