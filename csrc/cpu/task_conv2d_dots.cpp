@@ -1,4 +1,5 @@
 // Gradient of the owned values: for each, a product of grad_y and shifted x over pixels and images. Torch-free.
+#include "task_conv2d_direct.h"
 #include "task_conv2d_exact.h"
 
 namespace rsn2 {
@@ -52,7 +53,7 @@ void do_job(const ConvCall& call, Part<A>& part, const Job& job, const ConvImage
   const ConvGroup& group = call.groups[job.group];
   const ConvPlan& plan = part.plan;
   const ConvIndex::Slot& slot = part.slot;
-  const int64_t lanes = kernels.vector_bytes / sizeof(A), tile_lanes = lanes * plan.num_groups;
+  const int64_t lanes = kernels.vector_bytes / sizeof(A), tile_lanes = plan.is_direct ? 1 : lanes * plan.num_groups;
   const int64_t first_o = job.first_o * index.block_o, num_o = std::min(index.O, job.end_o * index.block_o) - first_o;
 
   // Each weight's offset in the source tile, and where each output channel's weights end in its block.
@@ -86,8 +87,12 @@ void do_job(const ConvCall& call, Part<A>& part, const Job& job, const ConvImage
     for (int32_t i = 0; i < n; ++i) *to++ = offset_of[columns[i]];
   }
 
-  A* const source = space.source.room_for(index.block_c * plan.source.channel_pitch * lanes);
-  A* const grad = space.grad.room_for(num_o * plan.result.pitch * lanes);
+  A* source = nullptr;
+  A* grad = nullptr;
+  if (!plan.is_direct) {
+    source = space.source.room_for(index.block_c * plan.source.channel_pitch * lanes);
+    grad = space.grad.room_for(num_o * plan.result.pitch * lanes);
+  }
   A* const sums = space.zeros(num_weights * lanes);
   A* const totals = space.totals.room_for(num_weights + lanes);
   std::fill(totals, totals + num_weights, A(0));
@@ -115,13 +120,19 @@ void do_job(const ConvCall& call, Part<A>& part, const Job& job, const ConvImage
   const int64_t end_tile = part.num_tiles * (job.span + 1) / part.num_spans;
   for (int64_t tile = first_tile; tile < end_tile; ++tile) {
     const int64_t num_lanes = fill_lanes(call, group, plan, tile * tile_lanes, tile_lanes, space.lanes);
-    kernels.copy_in[call.image_dtype](grad_y, grad_form, space.lanes.data(), num_lanes, first_o, num_o, grad);
+    if (plan.is_direct)
+      grad = conv_pixels<A>(grad_y, space.lanes[0].image, first_o);
+    else
+      kernels.copy_in[call.image_dtype](grad_y, grad_form, space.lanes.data(), num_lanes, first_o, num_o, grad);
     for (int64_t c_block = job.first_c; c_block < job.end_c; ++c_block) {
       const int32_t* ends = row_ends + (c_block - job.first_c) * brick_rows;
       if (ends[num_o - 1] == 0) continue;
       const int64_t first_c = c_block * index.block_c, num_c = std::min(index.block_c, index.C - first_c);
       const int64_t start = block_starts[c_block - job.first_c];
-      kernels.copy_in[call.image_dtype](x, plan.source, space.lanes.data(), num_lanes, first_c, num_c, source);
+      if (plan.is_direct)
+        source = conv_pixels<A>(x, space.lanes[0].image, first_c);
+      else
+        kernels.copy_in[call.image_dtype](x, plan.source, space.lanes.data(), num_lanes, first_c, num_c, source);
       kernels.dots[sum_type]({offsets + start, ends, num_o, source, grad, plan.num_groups * plan.rows, plan.columns,
                               plan.source_row_pitch, plan.result.pitch, sums + start * lanes});
     }
@@ -179,12 +190,15 @@ void run(const ConvCall& call, const ConvImages& x, const ConvImages& grad_y, co
     part.slot = index.slot(group.slot);
     if (part.slot.N == 0 || group.begin == group.end) continue;
     // The cut into tiles decides the order of the sum, so it depends on this slot alone.
-    make_plan(h, w,
-              {group.end - group.begin, part.slot.N, index.C, index.block_c, index.O, index.block_o, lanes,
-               call.kernels->vector_bytes, 1},
-              part.plan);
+    if (conv_is_direct(call, x, grad_y))
+      make_direct_plan(call, x, grad_y, index.num_blocks_o, part.plan);
+    else
+      make_plan(h, w,
+                {group.end - group.begin, part.slot.N, index.C, index.block_c, index.O, index.block_o, lanes,
+                 call.kernels->vector_bytes, 1},
+                part.plan);
     const int64_t num_pictures = (group.end - group.begin) * part.plan.tiles_per_image();
-    part.num_tiles = divide_up(num_pictures, lanes * part.plan.num_groups);
+    part.num_tiles = divide_up(num_pictures, part.plan.is_direct ? 1 : lanes * part.plan.num_groups);
     const bool is_in_spans = part.slot.N * call.kernels->vector_bytes <= MOST_SUM_BYTES_IN_SPANS;
     part.num_spans = std::clamp<int64_t>(part.num_tiles / LEAST_TILES_PER_SPAN, 1, is_in_spans ? MOST_SPANS : 1);
     part.num_spans += part.num_spans > 1 ? part.num_spans % 2 : 0;  // for two threads to share evenly

@@ -11,7 +11,7 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rsn2_kernels.formats import coordinates, pack, unpack
+from rsn2_kernels.formats import pack, unpack
 from rsn2_kernels.ops import resolve_padding, task_conv2d, task_conv2d_index
 from rsn2_kernels.reference.task_conv2d import output_size
 from rsn2_kernels.testing import CONV_SHAPES, DTYPES
@@ -34,6 +34,8 @@ MORE_SHAPES = {  # B, C, O, T, (H, W), (P, Q), stride, padding, dilation
     "eleven_by_eleven_stride_four": (2, 3, 9, 2, (39, 35), (11, 11), (4, 4), (2, 2, 2, 2), (1, 1)),
     "vectors_exactly": (4, 16, 16, 2, (8, 16), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
     "stride_larger_than_image": (3, 4, 5, 2, (4, 5), (2, 3), (7, 20), (2, 2, 3, 3), (1, 1)),
+    "one_by_one_whole_vectors": (9, 70, 17, 2, (8, 8), (1, 1), *PLAIN),
+    "one_by_one_one_image_per_thread": (1, 5, 6, 1, (16, 12), (1, 1), *PLAIN),
     "resnet_stem": (2, 3, 16, 3, (32, 32), (7, 7), (2, 2), (3, 3, 3, 3), (1, 1)),
 }
 
@@ -95,8 +97,9 @@ def test_all_images_of_one_slot(make_conv, cpu_level, dtypes, result):
 @pytest.mark.parametrize("has_bias", [True, False], ids=["bias", "no_bias"])
 @pytest.mark.parametrize("has_frozen", [True, False], ids=["frozen", "no_frozen"])
 @pytest.mark.parametrize("dtypes", DTYPE_PAIRS, ids=name_of)
-def test_bias_frozen_and_activation(make_conv, make_frozen, cpu_level, dtypes, has_frozen, has_bias, activation):
-    problem = make_conv("strided", dtype=dtypes[0], value_dtype=dtypes[1])
+@pytest.mark.parametrize("shape", ["strided", MORE_SHAPES["one_by_one_whole_vectors"]], ids=["tiles", "no_tiles"])
+def test_bias_frozen_and_activation(make_conv, make_frozen, cpu_level, shape, dtypes, has_frozen, has_bias, activation):
+    problem = make_conv(shape, dtype=dtypes[0], value_dtype=dtypes[1])
     problem = replace(problem, activation=activation, bias=problem.bias if has_bias else None)
     (replace(problem, frozen=make_frozen(problem)) if has_frozen else problem).check("forward", "grad_input")
 
@@ -189,31 +192,6 @@ def test_wanted_slots_come_in_the_order_asked_for(make_conv, cpu_level):
     assert not some[1].any()
     assert problem.grad_values(wanted=[]).shape == (0,)
     assert torch.equal(problem.grad_bias(wanted=[2, 1]), problem.grad_bias()[[2, 1]])
-
-
-@pytest.mark.parametrize("where", ["x", "grad_y"])
-@pytest.mark.parametrize("dtype", DTYPES, ids=str)
-def test_an_infinity_meets_pixels_alone(make_conv, cpu_level, dtype, where):
-    """Neither the padding nor the part of a tile beyond the image makes NaN of it, however the image is cut."""
-    for size in ((5, 7), (13, 11), (23, 29), (28, 19)):
-        problem = make_conv((20, 3, 4, 2, size, (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)), dtype=dtype)
-        problem = replace(problem, x=problem.x.abs(), grad_y=problem.grad_y.abs())  # no infinity less another
-        tensor = getattr(problem, where)
-        tensor[:, 1, ::3, -1] = torch.inf
-        tensor[:, 1, -1, ::4] = torch.inf
-        # Dense, without a product for the pixels that are not there.
-        x, grad_y = problem.x.double(), problem.grad_y.double()
-        columns = F.unfold(x, 3, padding=1).unflatten(1, (3, 9))
-        inside = F.unfold(torch.ones_like(x), 3, padding=1).unflatten(1, (3, 9)) > 0
-        products = columns[:, None] * grad_y.flatten(2)[:, :, None, None]
-        products = products.where(inside[:, None], 0).sum(4)  # [B, O, C, 9]
-        wanted = []
-        for slot in range(2):
-            dense = products[problem.slots == slot].sum(0).transpose(1, 2).flatten(1)
-            wanted.append(dense[coordinates(problem.weight.positions, slot)])
-        want, got = torch.cat(wanted), problem.grad_values().double()
-        assert want.isinf().any() and want.isfinite().any()
-        assert torch.equal(got.isinf(), want.isinf()) and torch.equal(got.isfinite(), want.isfinite())
 
 
 def test_inputs_are_left_alone(make_conv, cpu_level):
