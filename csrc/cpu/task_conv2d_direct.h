@@ -6,6 +6,8 @@
 
 namespace rsn2 {
 
+// A block of channels this far apart can still be reached by the 32-bit offset of a weight.
+constexpr int64_t CONV_MOST_DIRECT_STRIDE = int64_t{1} << 24;
 // Below this, pieces of an image are too small to keep the registers busy.
 constexpr int64_t CONV_LEAST_DIRECT_VECTORS = 4;
 
@@ -14,7 +16,8 @@ inline bool conv_is_direct(const ConvCall& call, const ConvImages& a, const Conv
   const ConvShape& shape = call.shape;
   const int64_t lanes = call.kernels->vector_bytes / (call.is_double() ? 8 : 4);
   const auto is_plain = [&](const ConvImages& images) {
-    return images.stride[3] == 1 && images.stride[2] == images.W && images.stride[1] % lanes == 0;
+    return images.stride[3] == 1 && images.stride[2] == images.W && images.stride[1] % lanes == 0 &&
+           images.stride[1] < CONV_MOST_DIRECT_STRIDE;
   };
   bool is_point = call.image_dtype == CONV_FLOAT32 || call.image_dtype == CONV_FLOAT64;
   for (const int d : {0, 1}) is_point = is_point && shape.kernel_size[d] == 1 && shape.stride[d] == 1;
