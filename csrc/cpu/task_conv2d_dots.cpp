@@ -1,5 +1,6 @@
 // Gradient of the owned values: for each, a product of grad_y and shifted x over pixels and images. Torch-free.
-#include "task_conv2d_run.h"
+#include "task_conv2d_direct.h"
+#include "task_conv2d_exact.h"
 
 namespace rsn2 {
 namespace {
@@ -10,16 +11,24 @@ constexpr int64_t MOST_SUM_BYTES = 512 << 10;
 // After so many tiles the lanes are added up: shorter chains of additions lose fewer bits.
 constexpr int64_t TILES_PER_SUM = 8;
 
-// Job: the weights of some bricks of one slot (input channel blocks first_c .. end_c, output channel blocks first_o ..
-// end_o), over all images of the slot in batch order. How the weights are divided does not change the sums.
+// Threads share a slot's work by its weights, each reading all images, where there are many weights, so that each
+// thread's sums are few; otherwise by spans of its tiles, so that no image is read twice.
+constexpr int64_t MOST_SUM_BYTES_IN_SPANS = 160 << 10, MOST_SPANS = 16, LEAST_TILES_PER_SPAN = 4;
+
+// Job: a span of one slot's tiles in batch order, for the weights of some bricks (input channel blocks first_c ..
+// end_c, output channel blocks first_o .. end_o). The spans depend on the slot's images alone and are added up in their
+// order; how the weights are divided does not change the sums.
 struct Job {
-  int64_t group;
+  int64_t group, span;
   int64_t first_c, end_c, first_o, end_o;
 };
 
+template <class A>
 struct Part {
   ConvPlan plan;
   ConvIndex::Slot slot;
+  int64_t num_tiles, num_spans;
+  ConvBuffer<A> sums;  // [num_spans][N]
 };
 
 template <class A>
@@ -27,17 +36,24 @@ struct Workspace {
   std::vector<ConvLane> lanes;
   ConvBuffer<int32_t> offset_of, offsets, row_ends;
   ConvBuffer<A> source, grad, sums, totals;
+  int64_t num_zeros = 0;  // at the start of sums
+
+  A* zeros(int64_t size) {  // whoever uses them leaves zeros behind
+    A* const data = sums.room_for(size);
+    if (size > num_zeros) std::fill(data, data + size, A(0)), num_zeros = size;
+    return data;
+  }
 };
 
-template <class A, class V>
-void do_job(const ConvCall& call, const Part& part, const Job& job, const ConvImages& x, const ConvImages& grad_y,
-            const ConvIndex& index, V* result, Workspace<A>& space) {
+template <class A>
+void do_job(const ConvCall& call, Part<A>& part, const Job& job, const ConvImages& x, const ConvImages& grad_y,
+            const ConvIndex& index, Workspace<A>& space) {
   const TaskConv2dKernels& kernels = *call.kernels;
   const int sum_type = call.is_double() ? 1 : 0;
   const ConvGroup& group = call.groups[job.group];
   const ConvPlan& plan = part.plan;
   const ConvIndex::Slot& slot = part.slot;
-  const int64_t lanes = kernels.vector_bytes / sizeof(A), tile_lanes = lanes * plan.num_groups;
+  const int64_t lanes = kernels.vector_bytes / sizeof(A), tile_lanes = plan.is_direct ? 1 : lanes * plan.num_groups;
   const int64_t first_o = job.first_o * index.block_o, num_o = std::min(index.O, job.end_o * index.block_o) - first_o;
 
   // Each weight's offset in the source tile, and where each output channel's weights end in its block.
@@ -71,11 +87,14 @@ void do_job(const ConvCall& call, const Part& part, const Job& job, const ConvIm
     for (int32_t i = 0; i < n; ++i) *to++ = offset_of[columns[i]];
   }
 
-  A* const source = space.source.room_for(index.block_c * plan.source.channel_pitch * lanes);
-  A* const grad = space.grad.room_for(num_o * plan.result.pitch * lanes);
-  A* const sums = space.sums.room_for(num_weights * lanes);
+  A* source = nullptr;
+  A* grad = nullptr;
+  if (!plan.is_direct) {
+    source = space.source.room_for(index.block_c * plan.source.channel_pitch * lanes);
+    grad = space.grad.room_for(num_o * plan.result.pitch * lanes);
+  }
+  A* const sums = space.zeros(num_weights * lanes);
   A* const totals = space.totals.room_for(num_weights + lanes);
-  std::fill(sums, sums + num_weights * lanes, A(0));
   std::fill(totals, totals + num_weights, A(0));
 
   // grad_y as a source of its own pixels, held where result pixels are.
@@ -97,21 +116,27 @@ void do_job(const ConvCall& call, const Part& part, const Job& job, const ConvIm
                                  plan.rows * plan.columns,
                                  plan.result.pitch};
 
-  const int64_t num_pictures = (group.end - group.begin) * plan.tiles_per_image();
-  for (int64_t first = 0; first < num_pictures; first += tile_lanes) {
-    const int64_t num_lanes = fill_lanes(call, group, plan, first, tile_lanes, space.lanes);
-    kernels.copy_in[call.image_dtype](grad_y, grad_form, space.lanes.data(), num_lanes, first_o, num_o, grad);
+  const int64_t first_tile = part.num_tiles * job.span / part.num_spans;
+  const int64_t end_tile = part.num_tiles * (job.span + 1) / part.num_spans;
+  for (int64_t tile = first_tile; tile < end_tile; ++tile) {
+    const int64_t num_lanes = fill_lanes(call, group, plan, tile * tile_lanes, tile_lanes, space.lanes);
+    if (plan.is_direct)
+      grad = conv_pixels<A>(grad_y, space.lanes[0].image, first_o);
+    else
+      kernels.copy_in[call.image_dtype](grad_y, grad_form, space.lanes.data(), num_lanes, first_o, num_o, grad);
     for (int64_t c_block = job.first_c; c_block < job.end_c; ++c_block) {
       const int32_t* ends = row_ends + (c_block - job.first_c) * brick_rows;
       if (ends[num_o - 1] == 0) continue;
       const int64_t first_c = c_block * index.block_c, num_c = std::min(index.block_c, index.C - first_c);
       const int64_t start = block_starts[c_block - job.first_c];
-      kernels.copy_in[call.image_dtype](x, plan.source, space.lanes.data(), num_lanes, first_c, num_c, source);
+      if (plan.is_direct)
+        source = conv_pixels<A>(x, space.lanes[0].image, first_c);
+      else
+        kernels.copy_in[call.image_dtype](x, plan.source, space.lanes.data(), num_lanes, first_c, num_c, source);
       kernels.dots[sum_type]({offsets + start, ends, num_o, source, grad, plan.num_groups * plan.rows, plan.columns,
                               plan.source_row_pitch, plan.result.pitch, sums + start * lanes});
     }
-    const int64_t num_done = first / tile_lanes + 1;
-    if (num_done % TILES_PER_SUM == 0 || first + tile_lanes >= num_pictures) {
+    if ((tile + 1 - first_tile) % TILES_PER_SUM == 0 || tile + 1 == end_tile) {
       kernels.sum_lanes[sum_type](sums, num_weights, totals);
     }
   }
@@ -119,14 +144,15 @@ void do_job(const ConvCall& call, const Part& part, const Job& job, const ConvIm
   for (int64_t c_block = job.first_c; c_block < job.end_c; ++c_block) {
     const int64_t first = slot.brick_starts[index.brick(c_block, job.first_o)];
     const int64_t end = slot.brick_starts[index.brick(c_block, job.end_o)];
-    const A* from = totals + block_starts[c_block - job.first_c] - first;
-    for (int64_t n = first; n < end; ++n) from_sum(from[n], result[slot.places[n]]);
+    const A* from = totals + block_starts[c_block - job.first_c];
+    std::copy(from, from + (end - first), part.sums.room_for(0) + job.span * slot.N + first);
   }
 }
 
 // Cuts a slot's bricks into jobs: a panel of output channels by as many input blocks as fit, fewer if there would be
 // too few jobs for the threads; where one block is too much already, fewer output channels.
-void add_jobs(const ConvIndex& index, const Part& part, int64_t group, int64_t most_weights, int64_t wanted_jobs,
+template <class A>
+void add_jobs(const ConvIndex& index, const Part<A>& part, int64_t group, int64_t most_weights, int64_t wanted_jobs,
               std::vector<Job>& jobs) {
   const int64_t fair = divide_up(part.slot.N, wanted_jobs), most = std::min(most_weights, fair + fair / 16);
   const auto weights = [&](int64_t c, int64_t first_o, int64_t end_o) {
@@ -142,7 +168,7 @@ void add_jobs(const ConvIndex& index, const Part& part, int64_t group, int64_t m
       for (int64_t o = panel; o < panel_end;) {  // once, unless block c alone is too much
         int64_t end_o = total <= most ? panel_end : o + 1;
         while (end_o < panel_end && weights(c, o, end_o + 1) <= most) ++end_o;
-        jobs.push_back({group, c, end_c, o, end_o});
+        for (int64_t span = 0; span < part.num_spans; ++span) jobs.push_back({group, span, c, end_c, o, end_o});
         o = end_o;
       }
       c = end_c;
@@ -156,24 +182,46 @@ void run(const ConvCall& call, const ConvImages& x, const ConvImages& grad_y, co
   const ConvIndex& index = store.index;
   const ConvAxis h = forward_axis(call.shape, 0), w = forward_axis(call.shape, 1);
   const int64_t lanes = call.kernels->vector_bytes / sizeof(A);
-  std::vector<Part> parts(call.groups.size());
+  std::vector<Part<A>> parts(call.groups.size());
   std::vector<Job> jobs;
   for (size_t g = 0; g < call.groups.size(); ++g) {
     const ConvGroup& group = call.groups[g];
-    Part& part = parts[g];
+    Part<A>& part = parts[g];
     part.slot = index.slot(group.slot);
     if (part.slot.N == 0 || group.begin == group.end) continue;
     // The cut into tiles decides the order of the sum, so it depends on this slot alone.
-    make_plan(h, w,
-              {group.end - group.begin, part.slot.N, index.C, index.block_c, index.O, index.block_o, lanes,
-               call.kernels->vector_bytes, 1},
-              part.plan);
-    const int64_t wanted_jobs = divide_up(call.threads.number, static_cast<int64_t>(call.groups.size()));
+    if (conv_is_direct(call, x, grad_y))
+      make_direct_plan(call, x, grad_y, index.num_blocks_o, part.plan);
+    else
+      make_plan(h, w,
+                {group.end - group.begin, part.slot.N, index.C, index.block_c, index.O, index.block_o, lanes,
+                 call.kernels->vector_bytes, 1},
+                part.plan);
+    const int64_t num_pictures = (group.end - group.begin) * part.plan.tiles_per_image();
+    part.num_tiles = divide_up(num_pictures, part.plan.is_direct ? 1 : lanes * part.plan.num_groups);
+    const bool is_in_spans = part.slot.N * call.kernels->vector_bytes <= MOST_SUM_BYTES_IN_SPANS;
+    part.num_spans = std::clamp<int64_t>(part.num_tiles / LEAST_TILES_PER_SPAN, 1, is_in_spans ? MOST_SPANS : 1);
+    part.num_spans += part.num_spans > 1 ? part.num_spans % 2 : 0;  // for two threads to share evenly
+    part.sums.room_for(part.num_spans * part.slot.N);
+    const int64_t wanted_jobs =
+        divide_up(call.threads.number, static_cast<int64_t>(call.groups.size()) * part.num_spans);
     add_jobs(index, part, static_cast<int64_t>(g), MOST_SUM_BYTES / call.kernels->vector_bytes, wanted_jobs, jobs);
   }
   share_jobs<Workspace<A>>(call.threads, static_cast<int64_t>(jobs.size()), [&](Workspace<A>& space, int64_t j) {
-    const int64_t g = jobs[j].group;
-    do_job<A, V>(call, parts[g], jobs[j], x, grad_y, index, static_cast<V*>(results[g]), space);
+    do_job<A>(call, parts[jobs[j].group], jobs[j], x, grad_y, index, space);
+  });
+  struct Nothing {};
+  share_jobs<Nothing>(call.threads, static_cast<int64_t>(parts.size()), [&](Nothing&, int64_t g) {
+    Part<A>& part = parts[g];
+    A* const sums = part.sums.room_for(0);
+    bool has_nan = false;
+    for (int64_t n = 0; n < part.slot.N; ++n) {
+      for (int64_t span = 1; span < part.num_spans; ++span) sums[n] += sums[span * part.slot.N + n];
+      has_nan = has_nan || sums[n] != sums[n];
+    }
+    if (has_nan) conv_replace_nans(call, call.groups[g], index, part.slot, x, grad_y, sums);
+    V* const result = static_cast<V*>(results[g]);
+    for (int64_t n = 0; n < part.slot.N; ++n) from_sum(sums[n], result[part.slot.places[n]]);
   });
 }
 

@@ -46,6 +46,8 @@ struct ConvPart {
 template <class A>
 class ConvPanel {
  public:
+  static constexpr int64_t MOST_KEPT_BYTES = 256 << 10;  // of the second-level cache
+
   struct Block {
     int64_t num_weights;
     const ConvWeight<A>* weights;
@@ -60,8 +62,6 @@ class ConvPanel {
   Block block(int64_t block);
 
  private:
-  static constexpr int64_t MOST_KEPT_BYTES = 256 << 10;  // of the second-level cache
-
   void fill_tables();
   int64_t count(int64_t block) const;
   template <class V>

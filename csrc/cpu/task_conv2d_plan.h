@@ -57,6 +57,7 @@ struct ConvPlan {
   ConvSourceTile source;  // these two point into the vectors above
   ConvResultTile result;
   int64_t source_row_pitch;  // from one row of the result tile to the next, in the source tile
+  bool is_direct = false;    // the images are the tiles: see task_conv2d_direct.h
 
   int64_t tiles_per_image() const { return tiles_h * tiles_w; }
 };

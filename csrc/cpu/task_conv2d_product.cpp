@@ -2,6 +2,7 @@
 #include <map>
 #include <utility>
 
+#include "task_conv2d_direct.h"
 #include "task_conv2d_pack.h"
 
 namespace rsn2 {
@@ -30,6 +31,46 @@ struct Workspace {
   ConvBuffer<A> start, source, results;
 };
 
+template <class A, class V>
+A* start_of(const ConvProduct& product, const ConvPart& part, int64_t first_channel, int64_t num_channels,
+            Workspace<A>& space) {
+  const int64_t num_rows = num_channels * product.num_phases();
+  A* const start = space.start.room_for(num_rows);
+  std::fill(start, start + num_rows, A(0));
+  if (product.bias != nullptr) {  // forward: one phase
+    const V* bias = static_cast<const V*>(product.bias) + part.group->slot * product.num_rows() + first_channel;
+    for (int64_t o = 0; o < num_channels; ++o) start[o] = as_sum(bias[o]);
+  }
+  return start;
+}
+
+// Job: an image, all of the result's channels.
+template <class A, class V>
+void do_direct_job(const ConvProduct& product, const ConvPart& part, int64_t job, Workspace<A>& space) {
+  const ConvCall& call = product.call;
+  const ConvPlan& plan = *part.plan;
+  fill_lanes(call, *part.group, plan, job, 1, space.lanes);
+  const int64_t image = space.lanes[0].image, num_rows = product.num_rows();
+  const A* const start = start_of<A, V>(product, part, 0, num_rows, space);
+  A* const results = conv_pixels<A>(product.result, image, 0);
+  space.panel.template select<V>(product, part, 0, product.num_row_blocks());
+  bool has_started = false;
+  const int64_t num_blocks = std::max<int64_t>(1, product.num_blocks());
+  for (int64_t b = 0; b < num_blocks; ++b) {
+    const auto block = space.panel.template block<V>(b);
+    if (block.num_weights == 0 && (has_started || b + 1 < num_blocks)) continue;
+    call.kernels->walk[call.is_double() ? 1 : 0](
+        {block.weights, block.row_ends, num_rows, has_started ? nullptr : start,
+         conv_pixels<A>(product.source, image, b * product.block_channels()), results, plan.rows, plan.columns,
+         plan.source_row_pitch, plan.result.pitch});
+    has_started = true;
+  }
+  for (int64_t row = 0; row < num_rows && product.relu; ++row) {
+    A* const y = results + row * product.result.stride[1];
+    for (int64_t i = 0; i < product.result.H * product.result.W; ++i) y[i] = y[i] < 0 ? A(0) : y[i];
+  }
+}
+
 // Job: kLanes * num_groups pictures of one slot, one panel of the result's channels. Jobs of a panel follow each other.
 template <class A, class V>
 void do_job(const ConvProduct& product, const ConvPart& part, int64_t job, Workspace<A>& space) {
@@ -47,12 +88,7 @@ void do_job(const ConvProduct& product, const ConvPart& part, int64_t job, Works
   const int64_t first_channel = first_block * product.row_block();
   const int64_t num_channels = std::min(product.num_rows(), end_block * product.row_block()) - first_channel;
   const int64_t num_rows = num_channels * num_phases;
-  A* const start = space.start.room_for(num_rows);
-  std::fill(start, start + num_rows, A(0));
-  if (product.bias != nullptr) {  // forward: one phase
-    const V* bias = static_cast<const V*>(product.bias) + part.group->slot * product.num_rows() + first_channel;
-    for (int64_t o = 0; o < num_channels; ++o) start[o] = as_sum(bias[o]);
-  }
+  const A* const start = start_of<A, V>(product, part, first_channel, num_channels, space);
 
   A* const results = space.results.room_for(num_rows * plan.result.pitch * lanes);
   A* const source = space.source.room_for(product.block_channels() * plan.source.channel_pitch * lanes);
@@ -97,13 +133,18 @@ void run(const ConvProduct& product) {
     ConvPlan& plan = found->second;
     if (is_new) {
       const int64_t num_threads = call.groups.size() == 1 ? call.threads.number : 1;
-      make_plan(product.h, product.w,
-                {num_images, num_owned, product.num_channels(), product.block_channels(), product.num_rows(),
-                 product.row_block(), lanes, call.kernels->vector_bytes, num_threads},
-                plan);
+      // Directly only with weights that are made ready once, and an image or two for every thread.
+      if (conv_is_direct(call, product.source, product.result) && num_images >= 2 * num_threads &&
+          num_owned * int64_t(sizeof(ConvWeight<A>)) <= ConvPanel<A>::MOST_KEPT_BYTES)
+        make_direct_plan(call, product.source, product.result, product.num_row_blocks(), plan);
+      else
+        make_plan(product.h, product.w,
+                  {num_images, num_owned, product.num_channels(), product.block_channels(), product.num_rows(),
+                   product.row_block(), lanes, call.kernels->vector_bytes, num_threads},
+                  plan);
     }
     part.plan = &plan;
-    part.jobs_per_panel = divide_up(num_images * plan.tiles_per_image(), lanes * plan.num_groups);
+    part.jobs_per_panel = divide_up(num_images * plan.tiles_per_image(), plan.is_direct ? 1 : lanes * plan.num_groups);
     num_jobs += part.jobs_per_panel * divide_up(product.num_row_blocks(), plan.panel_blocks);
     parts.push_back(std::move(part));
   }
@@ -111,7 +152,7 @@ void run(const ConvProduct& product) {
     const auto after = std::upper_bound(parts.begin(), parts.end(), job,
                                         [](int64_t j, const ConvPart& part) { return j < part.first_job; });
     const ConvPart& part = *(after - 1);
-    do_job<A, V>(product, part, job - part.first_job, space);
+    (part.plan->is_direct ? do_direct_job<A, V> : do_job<A, V>)(product, part, job - part.first_job, space);
   });
 }
 

@@ -34,6 +34,8 @@ MORE_SHAPES = {  # B, C, O, T, (H, W), (P, Q), stride, padding, dilation
     "eleven_by_eleven_stride_four": (2, 3, 9, 2, (39, 35), (11, 11), (4, 4), (2, 2, 2, 2), (1, 1)),
     "vectors_exactly": (4, 16, 16, 2, (8, 16), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
     "stride_larger_than_image": (3, 4, 5, 2, (4, 5), (2, 3), (7, 20), (2, 2, 3, 3), (1, 1)),
+    "one_by_one_whole_vectors": (9, 70, 17, 2, (8, 8), (1, 1), *PLAIN),
+    "one_by_one_one_image_per_thread": (1, 5, 6, 1, (16, 12), (1, 1), *PLAIN),
     "resnet_stem": (2, 3, 16, 3, (32, 32), (7, 7), (2, 2), (3, 3, 3, 3), (1, 1)),
 }
 
@@ -95,8 +97,9 @@ def test_all_images_of_one_slot(make_conv, cpu_level, dtypes, result):
 @pytest.mark.parametrize("has_bias", [True, False], ids=["bias", "no_bias"])
 @pytest.mark.parametrize("has_frozen", [True, False], ids=["frozen", "no_frozen"])
 @pytest.mark.parametrize("dtypes", DTYPE_PAIRS, ids=name_of)
-def test_bias_frozen_and_activation(make_conv, make_frozen, cpu_level, dtypes, has_frozen, has_bias, activation):
-    problem = make_conv("strided", dtype=dtypes[0], value_dtype=dtypes[1])
+@pytest.mark.parametrize("shape", ["strided", MORE_SHAPES["one_by_one_whole_vectors"]], ids=["tiles", "no_tiles"])
+def test_bias_frozen_and_activation(make_conv, make_frozen, cpu_level, shape, dtypes, has_frozen, has_bias, activation):
+    problem = make_conv(shape, dtype=dtypes[0], value_dtype=dtypes[1])
     problem = replace(problem, activation=activation, bias=problem.bias if has_bias else None)
     (replace(problem, frozen=make_frozen(problem)) if has_frozen else problem).check("forward", "grad_input")
 
