@@ -2,6 +2,18 @@
 
 #define RSN2_ALWAYS inline __attribute__((always_inline))
 
+// Four weights of type E in memory. Loads bound the kernels: one fetches all four, and the shuffles that broadcast each
+// cost nothing beside the loads of the tile.
+template <typename A, typename E>
+struct Four {
+  const E* from;
+  explicit RSN2_ALWAYS Four(const E* p) : from(p) {}
+  template <int I>
+  RSN2_ALWAYS Vec<A> weight() const {
+    return broadcast<A>(load_one<A, E>(from + I));
+  }
+};
+#if RSN2_VECTOR_BYTES > 16  // else a shuffle costs as much as the load
 typedef float Float4 __attribute__((vector_size(16)));
 typedef uint16_t U16x4 __attribute__((vector_size(8)));
 typedef uint32_t U32x4 __attribute__((vector_size(16)));
@@ -17,21 +29,15 @@ RSN2_INLINE Float4 load_float4(const BFloat16* from) {
   return bit_cast<Float4>(__builtin_convertvector(h, U32x4) << 16);
 }
 RSN2_INLINE Float4 load_float4(const Float16* from) {
-#if RSN2_VECTOR_BYTES == 16
-  return load_as<float, Float16>(from);
-#else
   return bit_cast<Float4>(_mm_cvtph_ps(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(from))));
-#endif
 }
 
 // The four of them in each quarter of a vector.
 RSN2_INLINE Vec<float> repeat(Float4 v) {
 #if RSN2_VECTOR_BYTES == 64
   return bit_cast<Vec<float>>(_mm512_maskz_broadcast_f32x4(0xffff, bit_cast<__m128>(v)));
-#elif RSN2_VECTOR_BYTES == 32
-  return bit_cast<Vec<float>>(_mm256_set_m128(bit_cast<__m128>(v), bit_cast<__m128>(v)));
 #else
-  return v;
+  return bit_cast<Vec<float>>(_mm256_set_m128(bit_cast<__m128>(v), bit_cast<__m128>(v)));
 #endif
 }
 
@@ -45,17 +51,6 @@ RSN2_INLINE Vec<float> quarter_lane(Vec<float> v, Lanes<L...>) {
 #endif
 }
 
-// Four weights of type E in memory. Loads bound the kernels: one fetches all four, and the shuffles that broadcast each
-// cost nothing beside the loads of the tile.
-template <typename A, typename E>
-struct Four {
-  const E* from;
-  explicit RSN2_ALWAYS Four(const E* p) : from(p) {}
-  template <int I>
-  RSN2_ALWAYS Vec<A> weight() const {
-    return broadcast<A>(from[I]);
-  }
-};
 template <typename E>
 struct Four<float, E> {
   Vec<float> repeated;
@@ -65,6 +60,7 @@ struct Four<float, E> {
     return quarter_lane<I>(repeated, FirstLanes<kLanes<float>>());
   }
 };
+#endif
 
 // to[j] = or += the sum of all lanes of v[j], j in 0 .. 3. Every j adds its lanes in the same order. Overwrites v.
 template <typename A>

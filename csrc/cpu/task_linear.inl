@@ -133,8 +133,21 @@ static void typed_product(const TaskLinearProduct& task) {
   }
 }
 
+#if RSN2_VECTOR_BYTES == 64
+#include "task_linear_one_row.inl"
+#endif
+
 static void product(const TaskLinearProduct& task) {
   if (task.in.type == TASK_LINEAR_DOUBLE) return typed_product<double>(task);
+#if RSN2_VECTOR_BYTES == 64
+  if (can_take_one_row(task)) {
+    switch (task.in.type) {
+      case TASK_LINEAR_BFLOAT16: return product_of_one_row<BFloat16>(task);
+      case TASK_LINEAR_FLOAT16: return product_of_one_row<Float16>(task);
+      default: return product_of_one_row<float>(task);
+    }
+  }
+#endif
   typed_product<float>(task);
 }
 

@@ -92,8 +92,8 @@ static void gather_typed(const TaskLinearRows& rows, int64_t first_column, int64
     } else {
       for (int64_t c = 0; c < num_columns; ++c) {
         const int64_t offset = (first_column + c) * rows.column_stride;
+        store<A>(to + c * width, Vec<A>{});
         for (int l = 0; l < p.count; ++l) to[c * width + l] = load_one<A, E>(p.at[l] + offset);
-        for (int l = p.count; l < L; ++l) to[c * width + l] = A(0);
       }
     }
   }

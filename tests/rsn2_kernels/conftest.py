@@ -113,10 +113,10 @@ class Problem:
             return
         for result in results or RESULTS:
             ours = self.get(result)
-            # The linear kernels sum a slot's weights in one chain, BLAS in 16 or more, which makes the standard
-            # deviation of the rounding error up to sqrt(16) times as large; convolution, in sixteens, came to
-            # 2.14 times at most over 60 seeds. 16-bit results owe their error to the last rounding.
-            factor = 4 if ours.dtype == torch.float32 and result != "grad_bias" else 2
+            # Both kernels sum up to 32 products in one chain and then those sums, BLAS in 16 chains or more: convolution
+            # came to 2.14 times plain PyTorch's error at most over 60 seeds. 16-bit results owe theirs to the last
+            # rounding.
+            factor = 3 if ours.dtype == torch.float32 and result != "grad_bias" else 2
             assert_as_accurate(ours, self.plain(result), self.exact(result), factor)
 
     def with_exact_sums(self) -> Problem:
