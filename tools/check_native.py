@@ -181,11 +181,14 @@ def check_sanitizer(compiler: str, sanitizer: str, folder: Path) -> None:
         say(f"{compiler} -fsanitize={sanitizer}: no program can be built and run with it here, skipped")
         return
     say(f"{compiler} -fsanitize={sanitizer}")
-    flags = ["-O1", "-g1", "-fno-omit-frame-pointer", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
+    # With less than -O2, g++ makes no multiply-adds of its own, and the kernels' bits differ from those of intrinsics.
+    flags = ["-O2", "-g1", "-fno-omit-frame-pointer", f"-fsanitize={sanitizer}", "-fno-sanitize-recover=all"]
     objects = compile_all(compiler, [*CORE, *DRIVER], flags, folder)
     program = folder / "driver"
     run(compiler, f"-fsanitize={sanitizer}", "-pthread", *objects, "-o", program)
-    run(*before, program, "check", "--small", *SANITIZERS[sanitizer])
+    # g++ 12 aligns wide vectors wrongly in stack frames that the address sanitizer keeps on the heap (GCC bug 110027).
+    options = {"ASAN_OPTIONS": "detect_stack_use_after_return=0", "UBSAN_OPTIONS": "print_stacktrace=1"}
+    run(*before, program, "check", "--small", *SANITIZERS[sanitizer], **options)
 
 
 def main(arguments: list[str]) -> None:

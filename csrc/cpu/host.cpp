@@ -30,6 +30,10 @@ void check_slot(const char* op, const Positions& positions, int64_t t, int64_t n
   const int64_t first_value = positions.value_starts[t], last_value = positions.value_starts[t + 1];
   check_value(0 <= first_value && first_value <= last_value && last_value <= num_values, op, ": values of slot ", t,
               " lie at ", first_value, "..", last_value, " of ", num_values);
+  // What is made for so many weights must not be out of all proportion to what names them.
+  check_value((last_value - first_value - 1) / 64 < last_word - first_word || last_value == first_value, op,
+              ": positions of slot ", t, " cannot name ", last_value - first_value, " weights in ",
+              last_word - first_word, " words");
 }
 
 RowGroups group_rows(const char* op, const SlotIds& slots, int64_t num_rows, int64_t num_slots) {

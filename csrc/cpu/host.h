@@ -61,7 +61,8 @@ struct Positions {
 // Checks the header; throws ValueError.
 Positions parse_positions(const char* op, const int64_t* words, int64_t num_words);
 
-// Checks that slot t's segment lies inside positions and its values inside `num_values` values. Call it for the slots
+// Checks that slot t's segment lies inside positions and its values inside `num_values` values, and that the one is not
+// too short for the other. Call it for the slots
 // that occur, before reading them.
 void check_slot(const char* op, const Positions& positions, int64_t t, int64_t num_values);
 

@@ -3,8 +3,6 @@
 #include "threads.h"
 
 #include <cstring>
-#include <exception>
-#include <mutex>
 
 namespace rsn2 {
 namespace {
@@ -183,19 +181,11 @@ TaskLinearIndexBuilder::TaskLinearIndexBuilder(const Positions& positions)
               " rows and ", positions.K, " columns is too large");
   for (int64_t t = 0; t < T; ++t) check_slot(OP, positions, t, INT64_MAX);
 
-  std::exception_ptr error;  // a parallel loop must not throw
-  std::mutex error_mutex;
   parallel_for(T, 1, [&](int64_t first, int64_t last) {
-    try {
-      for (int64_t t = first; t < last; ++t) {
-        if (positions.num_segment_words(t) > 0) append_slot(positions, t, parts_[t]);
-      }
-    } catch (...) {
-      const std::lock_guard<std::mutex> lock(error_mutex);
-      error = std::current_exception();
+    for (int64_t t = first; t < last; ++t) {
+      if (positions.num_segment_words(t) > 0) append_slot(positions, t, parts_[t]);
     }
   });
-  if (error) std::rethrow_exception(error);
 
   for (const auto& part : parts_) num_words_ += static_cast<int64_t>(part.size());
   check_value(num_words_ <= INT32_MAX, OP, ": ", num_words_, " words are more than an index can hold");

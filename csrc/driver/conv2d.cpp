@@ -5,7 +5,6 @@
 
 #include "../cpu/levels.h"
 #include "../cpu/task_conv2d_run.h"
-#include "../cpu/threads.h"
 #include "driver.h"
 
 namespace rsn2::driver {
@@ -32,6 +31,7 @@ const Shape SHAPES[] = {
     {"strided_dilated", 3, 5, 16, 17, 9, {2, 3}, 2, 0.3, {2, 2}, {1, 2, 0, 3}, {2, 3}, {}, false},
     {"pixels_unread", 3, 4, 9, 9, 5, {1, 1}, 2, 0.5, {3, 4}, {0, 0, 0, 0}, {1, 1}, {}, false},
     {"pointwise", 5, 40, 5, 5, 70, {1, 1}, 2, 0.2, {1, 1}, {0, 0, 0, 0}, {1, 1}, {}, false},
+    {"pointwise_whole_vectors", 3, 40, 8, 8, 35, {1, 1}, 2, 0.2, {1, 1}, {0, 0, 0, 0}, {1, 1}, {}, false},
     {"one_pixel", 18, 20, 1, 1, 30, {1, 1}, 2, 0.2, {1, 1}, {0, 0, 0, 0}, {1, 1}, {}, false},
     {"large_kernel", 2, 2, 14, 15, 3, {7, 9}, 2, 0.3, {1, 1}, {3, 3, 4, 4}, {1, 1}, {}, false},
     {"many_channels", 20, 70, 12, 20, 75, {3, 3}, 3, 0.1, {1, 1}, {1, 1, 1, 1}, {1, 1}, {}, true},
@@ -92,12 +92,13 @@ struct Inputs {
 
   Dtype values() const { return store.store.values.dtype(); }
   ConvCall call(Dtype images, const RowGroups& rows) const {
-    ConvCall result{&cpu_kernels().conv2d, shape, static_cast<ConvDtype>(images), static_cast<ConvDtype>(values()), {},
-                    rows.rows(),           {}};
+    ConvCall result{&cpu_kernels().conv2d,
+                    shape,
+                    static_cast<ConvDtype>(images),
+                    static_cast<ConvDtype>(values()),
+                    {},
+                    rows.rows()};
     for (const RowGroup& group : rows.groups) result.groups.push_back({group.slot, group.begin, group.end});
-    result.threads = {num_threads(), [](int64_t number, const std::function<void()>& worker) {
-                        parallel_for(number, 1, [&](int64_t, int64_t) { worker(); });
-                      }};
     return result;
   }
   std::vector<ConvStore> stores() const {

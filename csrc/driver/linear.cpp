@@ -22,6 +22,8 @@ const Shape SHAPES[] = {
     {"size_one", 1, 1, 1, 1, 1.0, {}, false},
     {"one_column", 19, 1, 50, 2, 0.5, {}, false},
     {"one_row", 19, 400, 1, 2, 0.4, {}, false},
+    {"one_batch_row", 1, 300, 170, 2, 0.15, {}, false},
+    {"one_batch_row_of_many_weights", 1, 200, 75, 1, 0.95, {}, false},
     {"no_rows", 0, 40, 30, 2, 0.2, {}, false},
     {"owns_nothing", 23, 45, 33, 4, 0.2, {1, 3}, false},
     {"all_weights", 20, 140, 37, 1, 1.0, {}, false},

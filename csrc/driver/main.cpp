@@ -60,6 +60,7 @@ int check(int argc, char** argv) {
                   static_cast<long long>(driver::num_failures() - before));
       std::fflush(stdout);
     };
+    if (level == levels.front()) run("damaged", driver::check_damaged_positions);
     run("linear", driver::check_linear);
     run("conv2d", driver::check_conv2d);
   }

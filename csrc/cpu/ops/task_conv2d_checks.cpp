@@ -2,7 +2,6 @@
 #include "task_conv2d_checks.h"
 
 #include "../levels.h"
-#include "../threads.h"
 
 namespace rsn2 {
 namespace {
@@ -121,11 +120,8 @@ ConvStore store_of(const char* op, const Tensor& values, const Tensor& index, co
 }
 
 ConvCall call_of(const ConvShape& shape, ConvDtype images, ConvDtype values, const RowGroups& rows) {
-  ConvCall call{&cpu_kernels().conv2d, shape, images, values, {}, rows.rows(), {}};
+  ConvCall call{&cpu_kernels().conv2d, shape, images, values, {}, rows.rows()};
   for (const RowGroup& group : rows.groups) call.groups.push_back({group.slot, group.begin, group.end});
-  call.threads = {num_threads(), [](int64_t number, const std::function<void()>& worker) {
-                    parallel_for(number, 1, [&](int64_t, int64_t) { worker(); });
-                  }};
   return call;
 }
 

@@ -13,7 +13,7 @@ static int64_t threads_in_use = 1;
 
 int64_t num_threads() { return threads_in_use; }
 
-void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
+void run_on_threads(int64_t n, int64_t grain, const RangeBody& body) {
   const int64_t count = std::clamp<int64_t>(n / std::max<int64_t>(grain, 1), 1, threads_in_use);
   std::vector<std::thread> others;
   for (int64_t i = 1; i < count; ++i) others.emplace_back(body, n * i / count, n * (i + 1) / count);

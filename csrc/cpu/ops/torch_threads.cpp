@@ -7,8 +7,6 @@ namespace rsn2 {
 
 int64_t num_threads() { return torch::stable::get_num_threads(); }
 
-void parallel_for(int64_t n, int64_t grain, const std::function<void(int64_t, int64_t)>& body) {
-  torch::stable::parallel_for(0, n, grain, body);
-}
+void run_on_threads(int64_t n, int64_t grain, const RangeBody& body) { torch::stable::parallel_for(0, n, grain, body); }
 
 }  // namespace rsn2
