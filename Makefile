@@ -10,14 +10,14 @@ STAMP := $(VENV)/.installed
 NATIVE := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format check-all check-levels check-compilers bench clean
+.PHONY: help setup demo test lint format check-all check-levels check-compilers check-native bench clean
 
 help:
 	@echo "make demo             four tasks in one network, under two minutes; writes an HTML page"
 	@echo "make test             the tests, under 10 minutes"
 	@echo "make lint             ruff, mypy, clang-format"
 	@echo "make format           lets ruff and clang-format rewrite the sources"
-	@echo "make check-all        everything, slow tests and both compilers included"
+	@echo "make check-all        everything: slow tests, both compilers, sanitizers, valgrind"
 	@echo "make bench            speed against dense PyTorch"
 	@echo "make clean            removes what was built, $(VENV) included"
 	@echo "PYTHON=$(PYTHON) VENV=$(VENV) TORCH_INSTALL=$(TORCH_INSTALL)"
@@ -53,7 +53,11 @@ check-levels: setup
 check-compilers: setup
 	$(PY) tools/check_compilers.py
 
-check-all: lint check-levels
+# The kernels without torch, under sanitizers and valgrind, and how many instructions they take.
+check-native: setup
+	$(PY) tools/check_native.py
+
+check-all: lint check-levels check-native
 	$(PY) tools/check_compilers.py --test
 	$(PY) -m pytest -m "" $(PYTEST_ARGS)
 

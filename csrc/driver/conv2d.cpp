@@ -5,47 +5,20 @@
 
 #include "../cpu/levels.h"
 #include "../cpu/task_conv2d_run.h"
+#include "conv2d_shapes.h"
 #include "driver.h"
 
 namespace rsn2::driver {
 namespace {
 
-struct Shape {
-  const char* name;
-  int64_t B, C, H, W, O, kernel[2], T;
-  double keep;
-  int64_t stride[2], padding[4], dilation[2];
-  std::vector<int64_t> owning_nothing;
-  bool is_large;
-};
-
-const Shape SHAPES[] = {
-    {"divides_nothing", 5, 7, 11, 13, 19, {3, 3}, 3, 0.1, {1, 1}, {1, 1, 1, 1}, {1, 1}, {}, false},
-    {"size_one", 1, 1, 1, 1, 1, {1, 1}, 1, 1.0, {1, 1}, {0, 0, 0, 0}, {1, 1}, {}, false},
-    {"no_images", 0, 3, 6, 5, 4, {3, 3}, 2, 0.2, {1, 1}, {1, 1, 1, 1}, {1, 1}, {}, false},
-    {"owns_nothing", 6, 5, 7, 8, 6, {3, 3}, 4, 0.2, {1, 1}, {1, 1, 1, 1}, {1, 1}, {1, 3}, false},
-    {"all_weights", 3, 6, 9, 10, 8, {3, 3}, 1, 1.0, {1, 1}, {1, 1, 1, 1}, {1, 1}, {}, false},
-    {"many_slots", 210, 4, 4, 5, 10, {3, 2}, 200, 0.005, {1, 1}, {1, 1, 0, 1}, {1, 1}, {7}, false},
-    {"strided", 4, 6, 15, 14, 10, {3, 3}, 2, 0.3, {2, 3}, {1, 0, 2, 1}, {1, 1}, {}, false},
-    {"dilated", 4, 6, 15, 14, 10, {3, 2}, 2, 0.3, {1, 1}, {2, 3, 1, 2}, {3, 2}, {}, false},
-    {"strided_dilated", 3, 5, 16, 17, 9, {2, 3}, 2, 0.3, {2, 2}, {1, 2, 0, 3}, {2, 3}, {}, false},
-    {"pixels_unread", 3, 4, 9, 9, 5, {1, 1}, 2, 0.5, {3, 4}, {0, 0, 0, 0}, {1, 1}, {}, false},
-    {"pointwise", 5, 40, 5, 5, 70, {1, 1}, 2, 0.2, {1, 1}, {0, 0, 0, 0}, {1, 1}, {}, false},
-    {"pointwise_whole_vectors", 3, 40, 8, 8, 35, {1, 1}, 2, 0.2, {1, 1}, {0, 0, 0, 0}, {1, 1}, {}, false},
-    {"one_pixel", 18, 20, 1, 1, 30, {1, 1}, 2, 0.2, {1, 1}, {0, 0, 0, 0}, {1, 1}, {}, false},
-    {"large_kernel", 2, 2, 14, 15, 3, {7, 9}, 2, 0.3, {1, 1}, {3, 3, 4, 4}, {1, 1}, {}, false},
-    {"many_channels", 20, 70, 12, 20, 75, {3, 3}, 3, 0.1, {1, 1}, {1, 1, 1, 1}, {1, 1}, {}, true},
-    {"large_image", 2, 9, 70, 150, 12, {3, 3}, 2, 0.2, {1, 1}, {1, 1, 1, 1}, {1, 1}, {}, true},
-};
-
 struct Case {
-  const Shape& shape;
+  const ConvCase& shape;
   Dtypes dtypes;
   Layout layout;
   bool is_one, has_bias, has_frozen, relu;
 };
 
-ConvShape shape_of(const Shape& s) {
+ConvShape shape_of(const ConvCase& s) {
   ConvShape shape{s.C, s.H, s.W, s.O, 0, 0, {}, {}, {}, {}};
   std::copy(s.kernel, s.kernel + 2, shape.kernel_size);
   std::copy(s.stride, s.stride + 2, shape.stride);
@@ -243,7 +216,7 @@ void check_alone(const Case& c, const Inputs& in, const Array& x, const Array& g
 }
 
 void check_case(const Case& c, const std::vector<int64_t>& threads) {
-  const Shape& s = c.shape;
+  const ConvCase& s = c.shape;
   Random random(1);
   const ConvShape shape = shape_of(s);
   const int64_t K = s.kernel[0] * s.kernel[1] * s.C;
@@ -288,7 +261,7 @@ void check_case(const Case& c, const std::vector<int64_t>& threads) {
 
 int64_t check_conv2d(const std::vector<int64_t>& threads, bool is_small) {
   int64_t i = 0;
-  for (const Shape& shape : SHAPES) {
+  for (const ConvCase& shape : CONV_CASES) {
     if (shape.is_large && is_small) continue;
     for (const Dtypes& dtypes : DTYPES) {
       const int64_t num_variants = shape.is_large ? (dtypes.values <= F64 ? 1 : 0) : is_small ? 2 : 6;
@@ -306,7 +279,7 @@ int64_t check_conv2d(const std::vector<int64_t>& threads, bool is_small) {
 }
 
 double count_conv2d() {  // 3 x 3, 64 to 64 channels, a tenth of them, four images of 16 x 16
-  const Shape s{"headline", 4, 64, 16, 16, 64, {3, 3}, 1, 0.1, {1, 1}, {1, 1, 1, 1}, {1, 1}, {}, false};
+  const ConvCase s{"headline", 4, 64, 16, 16, 64, {3, 3}, 1, 0.1, {1, 1}, {1, 1, 1, 1}, {1, 1}, {}, false};
   Random random(2);
   const Store store = random_store(random, F32, 1, s.O, 9 * s.C, s.keep, {});
   const Indexed indexed(store, s.kernel);

@@ -165,6 +165,9 @@ void check_grad_bias(const Array& grad_y, const Batch& batch, int64_t T, const s
 // Positions with words changed at random make an index or a ValueError, whatever the number of threads.
 int64_t check_damaged_positions(const std::vector<int64_t>& threads, bool is_small);
 
+// Copies of a slot's part of the index that end where the kernels may no longer read.
+int64_t check_segments(const std::vector<int64_t>& threads, bool is_small);
+
 // One call of a headline kernel; returns how many weights it read and with how many vectors each.
 double count_linear();
 double count_linear_grad_values();

@@ -56,11 +56,12 @@ int check(int argc, char** argv) {
     set_cpu_level(level.c_str());
     const auto run = [&](const char* name, int64_t (*what)(const std::vector<int64_t>&, bool)) {
       const int64_t before = driver::num_failures(), cases = what(threads, is_small);
-      std::printf("%-9s %-7s %4lld cases, %lld failures\n", level.c_str(), name, static_cast<long long>(cases),
+      std::printf("%-9s %-8s %4lld cases, %lld failures\n", level.c_str(), name, static_cast<long long>(cases),
                   static_cast<long long>(driver::num_failures() - before));
       std::fflush(stdout);
     };
     if (level == levels.front()) run("damaged", driver::check_damaged_positions);
+    run("segments", driver::check_segments);
     run("linear", driver::check_linear);
     run("conv2d", driver::check_conv2d);
   }
