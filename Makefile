@@ -10,14 +10,15 @@ STAMP := $(VENV)/.installed
 NATIVE := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format check-all check-levels check-compilers bench bench-quick bench-all clean
+.PHONY: help setup demo test lint format check-all check-levels check-compilers check-native
+.PHONY: bench bench-quick bench-all clean
 
 help:
 	@echo "make demo             four tasks in one network, under two minutes; writes an HTML page"
 	@echo "make test             the tests, under 10 minutes"
 	@echo "make lint             ruff, mypy, clang-format"
 	@echo "make format           lets ruff and clang-format rewrite the sources"
-	@echo "make check-all        everything, slow tests and both compilers included"
+	@echo "make check-all        everything: slow tests, both compilers, sanitizers, valgrind"
 	@echo "make bench            speed against everything else there is; make bench-quick in two minutes"
 	@echo "make bench-all        bench, the sweep and its plots, whole epochs (wants RSN2_DATA): appends to bench/results"
 	@echo "make clean            removes what was built, $(VENV) included"
@@ -54,7 +55,11 @@ check-levels: setup
 check-compilers: setup
 	$(PY) tools/check_compilers.py
 
-check-all: lint check-levels
+# The kernels without torch, under sanitizers and valgrind, and how many instructions they take.
+check-native: setup
+	$(PY) tools/check_native.py
+
+check-all: lint check-levels check-native
 	$(PY) tools/check_compilers.py --test
 	$(PY) -m pytest -m "" $(PYTEST_ARGS)
 

@@ -177,7 +177,7 @@ def run_commands(folder: Path, objects: list[tuple[Path, list[str]]], output: Pa
 
 
 def sources() -> list[str]:
-    found = sorted(path.relative_to(ROOT) for path in (ROOT / "csrc" / "cpu").glob("*.cpp"))
+    found = sorted(path.relative_to(ROOT) for path in (ROOT / "csrc" / "cpu").rglob("*.cpp"))
     return ["csrc/library.cpp", *(str(path) for path in found if IS_X86 or path.stem not in LEVEL_FLAGS)]
 
 

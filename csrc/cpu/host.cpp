@@ -12,18 +12,7 @@
 
 namespace rsn2 {
 
-void check_flat(const char* op, const char* name, const Tensor& tensor, ScalarType dtype) {
-  check_value(tensor.is_cpu(), op, ": ", name, " must be on the CPU");
-  check_value(tensor.scalar_type() == dtype, op, ": ", name, " must be ", torch::headeronly::toString(dtype), ", got ",
-              torch::headeronly::toString(tensor.scalar_type()));
-  check_value(tensor.dim() == 1, op, ": ", name, " must have 1 dimension, got ", tensor.dim());
-  check_value(tensor.is_contiguous(), op, ": ", name, " must be contiguous");
-}
-
-Positions parse_positions(const char* op, const Tensor& tensor) {
-  check_flat(op, "positions", tensor, ScalarType::Long);
-  const int64_t* words = tensor.const_data_ptr<int64_t>();
-  const int64_t num_words = tensor.numel();
+Positions parse_positions(const char* op, const int64_t* words, int64_t num_words) {
   check_value(num_words >= 6, op, ": positions must have a header of at least 6 words, got ", num_words);
   check_value(words[0] == 1, op, ": positions must be of format version 1, got ", words[0]);
   const int64_t T = words[1], O = words[2], K = words[3];
@@ -41,17 +30,15 @@ void check_slot(const char* op, const Positions& positions, int64_t t, int64_t n
   const int64_t first_value = positions.value_starts[t], last_value = positions.value_starts[t + 1];
   check_value(0 <= first_value && first_value <= last_value && last_value <= num_values, op, ": values of slot ", t,
               " lie at ", first_value, "..", last_value, " of ", num_values);
+  // What is made for so many weights must not be out of all proportion to what names them.
+  check_value((last_value - first_value - 1) / 64 < last_word - first_word || last_value == first_value, op,
+              ": positions of slot ", t, " cannot name ", last_value - first_value, " weights in ",
+              last_word - first_word, " words");
 }
 
-RowGroups group_rows(const char* op, const Tensor& slots, int64_t num_rows, int64_t num_slots) {
-  check_value(slots.is_cpu(), op, ": slots must be on the CPU");
-  check_value(slots.scalar_type() == ScalarType::Long, op, ": slots must be int64, got ",
-              torch::headeronly::toString(slots.scalar_type()));
-  const bool one_slot = slots.dim() == 0;
-  check_value(one_slot || (slots.dim() == 1 && slots.size(0) == num_rows), op, ": slots must have shape [] or [",
-              num_rows, "]");
-  const int64_t* ids = slots.const_data_ptr<int64_t>();
-  const int64_t stride = one_slot ? 0 : slots.stride(0), num_ids = one_slot ? 1 : num_rows;
+RowGroups group_rows(const char* op, const SlotIds& slots, int64_t num_rows, int64_t num_slots) {
+  const int64_t* ids = slots.ids;
+  const int64_t stride = slots.is_one ? 0 : slots.stride, num_ids = slots.is_one ? 1 : num_rows;
 
   bool is_sorted = true;
   for (int64_t i = 0; i < num_ids; ++i) {
@@ -71,7 +58,7 @@ RowGroups group_rows(const char* op, const Tensor& slots, int64_t num_rows, int6
     }
   };
   if (num_rows == 0) return result;
-  if (one_slot) {
+  if (slots.is_one) {
     result.groups.push_back({ids[0], 0, num_rows});
     return result;
   }
@@ -94,6 +81,12 @@ RowGroups group_rows(const char* op, const Tensor& slots, int64_t num_rows, int6
   }
   append_groups(result);
   return result;
+}
+
+const RowGroup* group_of(const RowGroups& rows, int64_t slot) {
+  const auto found = std::lower_bound(rows.groups.begin(), rows.groups.end(), slot,
+                                      [](const RowGroup& group, int64_t wanted) { return group.slot < wanted; });
+  return found != rows.groups.end() && found->slot == slot ? &*found : nullptr;
 }
 
 namespace {

@@ -1,11 +1,8 @@
 // What the host sides of the CPU kernels share: errors, positions, rows grouped by slot, scratch, debug counters.
+// Torch-free, as all of csrc/cpu/ but ops/.
 //
-// Never included by the level files: std and libtorch inline code must not be compiled with wider instructions.
+// Never included by the level files: std inline code must not be compiled with wider instructions.
 #pragma once
-
-#include <torch/csrc/stable/library.h>
-#include <torch/csrc/stable/ops.h>
-#include <torch/csrc/stable/tensor.h>
 
 #include <algorithm>
 #include <cstdint>
@@ -16,12 +13,7 @@
 #include <string>
 #include <vector>
 
-#include "levels.h"
-
 namespace rsn2 {
-
-using torch::headeronly::ScalarType;
-using torch::stable::Tensor;
 
 // ---- errors -------------------------------------------------------------------------------------------------------
 // Across torch.ops std::invalid_argument arrives as ValueError, std::out_of_range as IndexError, anything else as
@@ -45,8 +37,7 @@ void check_value(bool ok, const Parts&... parts) {
   if (!ok) throw_value_error(parts...);
 }
 
-// A tensor that a kernel reads by pointer: on the CPU, of this dtype and number of dimensions, contiguous.
-void check_flat(const char* op, const char* name, const Tensor& tensor, ScalarType dtype);
+constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 
 // ---- positions ----------------------------------------------------------------------------------------------------
 
@@ -68,9 +59,10 @@ struct Positions {
 };
 
 // Checks the header; throws ValueError.
-Positions parse_positions(const char* op, const Tensor& positions);
+Positions parse_positions(const char* op, const int64_t* words, int64_t num_words);
 
-// Checks that slot t's segment lies inside positions and its values inside `num_values` values. Call it for the slots
+// Checks that slot t's segment lies inside positions and its values inside `num_values` values, and that the one is not
+// too short for the other. Call it for the slots
 // that occur, before reading them.
 void check_slot(const char* op, const Positions& positions, int64_t t, int64_t num_values);
 
@@ -148,9 +140,19 @@ struct RowGroups {
   const int64_t* rows() const { return order.empty() ? nullptr : order.data(); }  // nullptr: rows are in order
 };
 
-// slots: int64 [] or [B], any stride. Throws ValueError for another shape or dtype, IndexError for an id outside
-// 0 .. num_slots - 1. A counting sort, unless there are far more slots than rows; a batch in slot order needs none.
-RowGroups group_rows(const char* op, const Tensor& slots, int64_t num_rows, int64_t num_slots);
+// The slot of each row of a batch, or the one slot of all of them.
+struct SlotIds {
+  const int64_t* ids;
+  int64_t stride;  // in numbers
+  bool is_one;
+};
+
+// Throws IndexError for an id outside 0 .. num_slots - 1. A counting sort, unless there are far more slots than rows; a
+// batch in slot order needs none.
+RowGroups group_rows(const char* op, const SlotIds& slots, int64_t num_rows, int64_t num_slots);
+
+// The group of this slot's rows, nullptr when none has any.
+const RowGroup* group_of(const RowGroups& rows, int64_t slot);
 
 // ---- scratch ------------------------------------------------------------------------------------------------------
 

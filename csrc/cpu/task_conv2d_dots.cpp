@@ -203,15 +203,14 @@ void run(const ConvCall& call, const ConvImages& x, const ConvImages& grad_y, co
     part.num_spans = std::clamp<int64_t>(part.num_tiles / LEAST_TILES_PER_SPAN, 1, is_in_spans ? MOST_SPANS : 1);
     part.num_spans += part.num_spans > 1 ? part.num_spans % 2 : 0;  // for two threads to share evenly
     part.sums.room_for(part.num_spans * part.slot.N);
-    const int64_t wanted_jobs =
-        divide_up(call.threads.number, static_cast<int64_t>(call.groups.size()) * part.num_spans);
+    const int64_t wanted_jobs = divide_up(num_threads(), static_cast<int64_t>(call.groups.size()) * part.num_spans);
     add_jobs(index, part, static_cast<int64_t>(g), MOST_SUM_BYTES / call.kernels->vector_bytes, wanted_jobs, jobs);
   }
-  share_jobs<Workspace<A>>(call.threads, static_cast<int64_t>(jobs.size()), [&](Workspace<A>& space, int64_t j) {
+  share_jobs<Workspace<A>>(static_cast<int64_t>(jobs.size()), [&](Workspace<A>& space, int64_t j) {
     do_job<A>(call, parts[jobs[j].group], jobs[j], x, grad_y, index, space);
   });
   struct Nothing {};
-  share_jobs<Nothing>(call.threads, static_cast<int64_t>(parts.size()), [&](Nothing&, int64_t g) {
+  share_jobs<Nothing>(static_cast<int64_t>(parts.size()), [&](Nothing&, int64_t g) {
     Part<A>& part = parts[g];
     A* const sums = part.sums.room_for(0);
     bool has_nan = false;

@@ -57,8 +57,8 @@ static void copy_out_channels(const ConvImages& images, const ConvResultTile& fo
   const int64_t width = int64_t(form.columns) * form.num_phases_w, height = int64_t(form.rows) * form.num_phases_h;
   const int64_t channel = num_phases * form.pitch * L;
   for (int64_t u = 0; u < height; ++u) {
-    E* to[L];
-    int64_t room[L];  // columns that the image has from the lane's place on
+    E* to[L] = {};
+    int64_t room[L] = {};  // columns that the image has from the lane's place on
     for (int64_t l = 0; l < num_lanes; ++l) {
       const int64_t h = lanes[l].i * form.num_phases_h + u, w = lanes[l].j * form.num_phases_w;
       to[l] = data + lanes[l].image * images.stride[0] + h * images.stride[2] + w * images.stride[3];

@@ -132,7 +132,7 @@ void run(const ConvProduct& product) {
     const auto [found, is_new] = plans.try_emplace({num_images, num_owned});
     ConvPlan& plan = found->second;
     if (is_new) {
-      const int64_t num_threads = call.groups.size() == 1 ? call.threads.number : 1;
+      const int64_t num_threads = call.groups.size() == 1 ? rsn2::num_threads() : 1;
       // Directly only with weights that are made ready once, and an image or two for every thread.
       if (conv_is_direct(call, product.source, product.result) && num_images >= 2 * num_threads &&
           num_owned * int64_t(sizeof(ConvWeight<A>)) <= ConvPanel<A>::MOST_KEPT_BYTES)
@@ -148,7 +148,7 @@ void run(const ConvProduct& product) {
     num_jobs += part.jobs_per_panel * divide_up(product.num_row_blocks(), plan.panel_blocks);
     parts.push_back(std::move(part));
   }
-  share_jobs<Workspace<A>>(call.threads, num_jobs, [&](Workspace<A>& space, int64_t job) {
+  share_jobs<Workspace<A>>(num_jobs, [&](Workspace<A>& space, int64_t job) {
     const auto after = std::upper_bound(parts.begin(), parts.end(), job,
                                         [](int64_t j, const ConvPart& part) { return j < part.first_job; });
     const ConvPart& part = *(after - 1);

@@ -2,12 +2,10 @@
 // Torch-free, so that a plain C++ program can drive the kernels.
 #pragma once
 
+#include <algorithm>
 #include <atomic>
 #include <cstdint>
-#include <exception>
-#include <functional>
 #include <memory>
-#include <mutex>
 #include <new>
 #include <vector>
 
@@ -15,6 +13,7 @@
 #include "task_conv2d_index.h"
 #include "task_conv2d_numbers.h"
 #include "task_conv2d_plan.h"
+#include "threads.h"
 
 namespace rsn2 {
 
@@ -30,18 +29,12 @@ struct ConvGroup {
   int64_t slot, begin, end;
 };
 
-struct ConvThreads {
-  int64_t number;
-  std::function<void(int64_t, const std::function<void()>&)> run;  // calls a worker that many times, at the same time
-};
-
 struct ConvCall {
   const TaskConv2dKernels* kernels;
   ConvShape shape;
   ConvDtype image_dtype, value_dtype;
   std::vector<ConvGroup> groups;
   const int64_t* order;
-  ConvThreads threads;
 
   bool is_double() const { return value_dtype == CONV_FLOAT64; }
 };
@@ -84,25 +77,17 @@ class ConvBuffer {
 // Calls do_job(worker's own State, job) for jobs 0 .. num_jobs - 1, on all threads. Which thread does which job is left
 // to chance; jobs must not depend on each other.
 template <class State, class DoJob>
-void share_jobs(const ConvThreads& threads, int64_t num_jobs, const DoJob& do_job) {
+void share_jobs(int64_t num_jobs, const DoJob& do_job) {
   std::atomic<int64_t> next{0};
-  std::exception_ptr error;
-  std::mutex error_mutex;
-  const auto worker = [&] {
-    try {
-      State state;
-      for (int64_t job = next++; job < num_jobs; job = next++) do_job(state, job);
-    } catch (...) {
-      const std::lock_guard<std::mutex> lock(error_mutex);
-      error = std::current_exception();
-    }
+  const auto worker = [&](int64_t, int64_t) {
+    State state;
+    for (int64_t job = next++; job < num_jobs; job = next++) do_job(state, job);
   };
-  const int64_t num_workers = std::min(threads.number, num_jobs);
+  const int64_t num_workers = std::min(num_threads(), num_jobs);
   if (num_workers <= 1)
-    worker();
+    worker(0, 1);
   else
-    threads.run(num_workers, worker);
-  if (error) std::rethrow_exception(error);
+    parallel_for(num_workers, 1, worker);
 }
 
 // Fills the lanes of one tile set: pictures first .. of a group, image after image.

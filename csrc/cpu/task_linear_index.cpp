@@ -1,14 +1,13 @@
 #include "task_linear_index.h"
 
-#include "task_linear_store.h"
+#include "threads.h"
 
 #include <cstring>
-#include <exception>
-#include <mutex>
 
 namespace rsn2 {
 namespace {
 
+constexpr const char* OP = "task_linear_index";
 constexpr int32_t KIND_AND_VERSION = 0x103;
 constexpr int64_t HEADER = 4;
 constexpr int64_t BLOCK_COLUMNS = 128;  // four vectors for each fill two thirds of a first-level cache of 48 KiB
@@ -141,7 +140,6 @@ class OrderBuilder {
 };
 
 void append_slot(const Positions& positions, int64_t t, std::vector<int32_t>& words) {
-  constexpr const char* OP = "task_linear_index";
   const int64_t num_values = positions.num_values(t), O = positions.O, K = positions.K;
   check_value(num_values <= INT32_MAX, OP, ": slot ", t, " owns ", num_values, " weights, more than an index can hold");
   OrderBuilder forward(O, K, num_values), transposed(K, O, num_values);
@@ -184,56 +182,43 @@ void append_slot(const Positions& positions, int64_t t, std::vector<int32_t>& wo
 
 }  // namespace
 
-Tensor task_linear_index(const Tensor& positions_tensor) {
-  constexpr const char* OP = "task_linear_index";
-  const Positions positions = parse_positions(OP, positions_tensor);
+TaskLinearIndexBuilder::TaskLinearIndexBuilder(const Positions& positions)
+    : positions_(positions), parts_(static_cast<size_t>(positions.T)), num_words_(HEADER + positions.T + 1) {
   const int64_t T = positions.T;
   check_value(std::max({T, positions.O, positions.K}) <= INT32_MAX, OP, ": a matrix of ", T, " slots, ", positions.O,
               " rows and ", positions.K, " columns is too large");
   for (int64_t t = 0; t < T; ++t) check_slot(OP, positions, t, INT64_MAX);
 
-  std::vector<std::vector<int32_t>> parts(static_cast<size_t>(T));
-  std::exception_ptr error;  // parallel_for would make another type of it
-  std::mutex error_mutex;
-  torch::stable::parallel_for(0, T, 1, [&](int64_t first, int64_t last) {
-    try {
-      for (int64_t t = first; t < last; ++t) {
-        if (positions.num_segment_words(t) > 0) append_slot(positions, t, parts[t]);
-      }
-    } catch (...) {
-      const std::lock_guard<std::mutex> lock(error_mutex);
-      error = std::current_exception();
+  parallel_for(T, 1, [&](int64_t first, int64_t last) {
+    for (int64_t t = first; t < last; ++t) {
+      if (positions.num_segment_words(t) > 0) append_slot(positions, t, parts_[t]);
     }
   });
-  if (error) std::rethrow_exception(error);
 
-  int64_t num_words = HEADER + T + 1;
-  for (const auto& part : parts) num_words += static_cast<int64_t>(part.size());
-  check_value(num_words <= INT32_MAX, OP, ": ", num_words, " words are more than an index can hold");
-  const Tensor index = torch::stable::new_empty(positions_tensor, {num_words}, ScalarType::Int);
-  int32_t* words = index.mutable_data_ptr<int32_t>();
+  for (const auto& part : parts_) num_words_ += static_cast<int64_t>(part.size());
+  check_value(num_words_ <= INT32_MAX, OP, ": ", num_words_, " words are more than an index can hold");
+}
+
+void TaskLinearIndexBuilder::write(int32_t* words) const {
+  const int64_t T = positions_.T;
   words[0] = KIND_AND_VERSION;
   words[1] = static_cast<int32_t>(T);
-  words[2] = static_cast<int32_t>(positions.O);
-  words[3] = static_cast<int32_t>(positions.K);
+  words[2] = static_cast<int32_t>(positions_.O);
+  words[3] = static_cast<int32_t>(positions_.K);
   int64_t at = HEADER + T + 1;
   for (int64_t t = 0; t < T; ++t) {
     words[HEADER + t] = static_cast<int32_t>(at);
-    std::copy(parts[t].begin(), parts[t].end(), words + at);
-    at += static_cast<int64_t>(parts[t].size());
+    std::copy(parts_[t].begin(), parts_[t].end(), words + at);
+    at += static_cast<int64_t>(parts_[t].size());
   }
   words[HEADER + T] = static_cast<int32_t>(at);
-  return index;
 }
 
-TaskLinearIndex::TaskLinearIndex(const char* op, const char* name, const Tensor& index, const Positions& positions)
-    : op_(op), name_(name), positions_(positions) {
-  check_flat(op, name, index, ScalarType::Int);
-  words_ = index.const_data_ptr<int32_t>();
-  num_words_ = index.numel();
+TaskLinearIndex::TaskLinearIndex(const char* op, const int32_t* words, int64_t num_words, const Positions& positions)
+    : op_(op), positions_(positions), words_(words), num_words_(num_words) {
   check_value(num_words_ >= HEADER + positions.T + 1 && words_[0] == KIND_AND_VERSION && words_[1] == positions.T &&
                   words_[2] == positions.O && words_[3] == positions.K,
-              op, ": ", name, " must be task_linear_index of the positions of ", positions.T, " x ", positions.O, " x ",
+              op, ": index must be task_linear_index of the positions of ", positions.T, " x ", positions.O, " x ",
               positions.K);
 }
 
@@ -241,21 +226,20 @@ TaskLinearMatrix TaskLinearIndex::matrix(int64_t t, bool transposed) const {
   const int64_t O = positions_.O, K = positions_.K, N = positions_.num_values(t);
   int64_t at = words_[HEADER + t];
   const int64_t end = words_[HEADER + t + 1];
-  check_value(HEADER + positions_.T + 1 <= at && at <= end && end <= num_words_ && (at == end) == (N == 0), op_, ": ",
-              name_, " of slot ", t, " does not fit its positions");
+  check_value(HEADER + positions_.T + 1 <= at && at <= end && end <= num_words_ && (at == end) == (N == 0), op_,
+              ": index of slot ", t, " does not fit its positions");
   TaskLinearMatrix m = transposed ? cut(K, O) : cut(O, K);
   if (N == 0) return m;
   for (int order = 0; order <= int(transposed); ++order) {
     m = order == 1 ? cut(K, O) : cut(O, K);
     const int64_t keys = m.num_blocks * m.num_panels;
-    const auto check_room = [&] { check_value(at <= end, op_, ": ", name_, " of slot ", t, " is truncated"); };
+    const auto check_room = [&] { check_value(at <= end, op_, ": index of slot ", t, " is truncated"); };
     m.starts = reinterpret_cast<const TaskLinearStart*>(words_ + at);
     at += 3 * (keys + 1);
     check_room();
     const TaskLinearStart& total = m.starts[keys];
-    check_value(total.weight == N, op_, ": ", name_, " of slot ", t, " holds ", total.weight,
-                " weights, its positions ", N);
-    check_value(0 < total.bunch && total.bunch <= total.piece && total.piece <= N, op_, ": ", name_, " of slot ", t,
+    check_value(total.weight == N, op_, ": index of slot ", t, " holds ", total.weight, " weights, its positions ", N);
+    check_value(0 < total.bunch && total.bunch <= total.piece && total.piece <= N, op_, ": index of slot ", t,
                 " holds ", total.bunch, " bunches of ", total.piece, " pieces, its positions ", N, " weights");
     m.bunches = reinterpret_cast<const TaskLinearBunch*>(words_ + at);
     at += total.bunch;
@@ -272,5 +256,3 @@ TaskLinearMatrix TaskLinearIndex::matrix(int64_t t, bool transposed) const {
 }
 
 }  // namespace rsn2
-
-STABLE_TORCH_LIBRARY_IMPL(rsn2_kernels, CPU, m) { m.impl("task_linear_index", TORCH_BOX(&rsn2::task_linear_index)); }

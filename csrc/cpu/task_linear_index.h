@@ -17,20 +17,30 @@
 
 namespace rsn2 {
 
-Tensor task_linear_index(const Tensor& positions);
+// Makes the index of all slots of these positions; throws ValueError.
+class TaskLinearIndexBuilder {
+ public:
+  explicit TaskLinearIndexBuilder(const Positions& positions);
+  int64_t num_words() const { return num_words_; }
+  void write(int32_t* words) const;  // [num_words]
+
+ private:
+  const Positions positions_;
+  std::vector<std::vector<int32_t>> parts_;  // of each slot
+  int64_t num_words_;
+};
 
 class TaskLinearIndex {
  public:
   // Checks that the index is one of these positions' shape; throws ValueError. Reads the header only.
-  TaskLinearIndex(const char* op, const char* name, const Tensor& index, const Positions& positions);
+  TaskLinearIndex(const char* op, const int32_t* words, int64_t num_words, const Positions& positions);
 
   // Slot t's matrix or, with places, its transpose; without its values.
   TaskLinearMatrix matrix(int64_t t, bool transposed) const;
 
  private:
   const char* op_;
-  const char* name_;
-  const Positions& positions_;
+  const Positions positions_;
   const int32_t* words_;
   int64_t num_words_;
 };

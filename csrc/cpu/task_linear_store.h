@@ -5,20 +5,16 @@
 #include <optional>
 
 #include "task_linear_index.h"
+#include "threads.h"
 
 namespace rsn2 {
-
-TaskLinearType task_linear_type(const char* op, const char* name, const Tensor& tensor);
 
 constexpr int64_t bytes_of(TaskLinearType type) {
   return type == TASK_LINEAR_DOUBLE ? 8 : type == TASK_LINEAR_FLOAT ? 4 : 2;
 }
 constexpr int64_t sum_bytes_of(TaskLinearType type) { return type == TASK_LINEAR_DOUBLE ? 8 : 4; }
 
-constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-// A matrix [B, width] that a kernel reads or writes, and some rows of it.
-TaskLinearRows rows_of(const char* op, const char* name, const Tensor& tensor, int64_t width);
+// Rows begin .. end of the grouped order.
 TaskLinearRows rows_of_group(TaskLinearRows rows, const RowGroups& groups, int64_t begin, int64_t end);
 
 // Rows have the dtype of the values, or 16 bits beside float32 values.
@@ -28,12 +24,21 @@ void check_dtypes(const char* op, const char* name, TaskLinearType type, TaskLin
 void convert_to_sums(TaskLinearType type, const void* in, const int32_t* places, int64_t first, int64_t last,
                      void* out);
 
+// A packed weight in memory.
+struct TaskLinearPacked {
+  const void* values;  // [num_values] of `type`, all slots
+  int64_t num_values;
+  TaskLinearType type;
+  Positions positions;
+  const int32_t* index;  // [num_index_words]
+  int64_t num_index_words;
+};
+
 class TaskLinearStore {
  public:
   // One matrix for each group of rows. Values that many rows read in the transpose's order are copied into it: memory
   // for the weights of the slots that occur. Throws ValueError for what does not fit.
-  TaskLinearStore(const char* op, const Tensor& values, const Tensor& positions, const Tensor& index,
-                  const RowGroups& rows, bool transposed);
+  TaskLinearStore(const char* op, const TaskLinearPacked& packed, const RowGroups& rows, bool transposed);
 
   TaskLinearType type() const { return type_; }
   int64_t num_rows() const { return num_rows_; }        // O, or K when transposed
@@ -51,10 +56,10 @@ class TaskLinearStore {
 
 constexpr int64_t UNITS_PER_THREAD = 4;  // so that the last unit to end does not keep the other threads waiting long
 
-// Calls work(unit) for 0 .. num_units - 1 on torch's threads, each taking the next unit when it is free.
+// Calls work(unit, scratch) for 0 .. num_units - 1 on all threads, each taking the next unit when it is free.
 template <class Work>
 void share_out(int64_t num_units, int64_t scratch_bytes, const Work& work) {
-  const int64_t threads = std::min<int64_t>(num_units, torch::stable::get_num_threads());
+  const int64_t threads = std::min(num_units, num_threads());
   std::atomic<int64_t> next{0};
   const auto loop = [&](int64_t, int64_t) {
     Scratch<char> scratch(scratch_bytes);
@@ -63,7 +68,7 @@ void share_out(int64_t num_units, int64_t scratch_bytes, const Work& work) {
   if (threads == 1) {
     loop(0, 1);
   } else if (threads > 1) {
-    torch::stable::parallel_for(0, threads, 1, loop);
+    parallel_for(threads, 1, loop);
   }
 }
 

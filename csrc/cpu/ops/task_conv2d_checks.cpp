@@ -1,6 +1,8 @@
 // Checks of the convolution's arguments.
 #include "task_conv2d_checks.h"
 
+#include "../levels.h"
+
 namespace rsn2 {
 namespace {
 
@@ -118,11 +120,8 @@ ConvStore store_of(const char* op, const Tensor& values, const Tensor& index, co
 }
 
 ConvCall call_of(const ConvShape& shape, ConvDtype images, ConvDtype values, const RowGroups& rows) {
-  ConvCall call{&cpu_kernels().conv2d, shape, images, values, {}, rows.rows(), {}};
+  ConvCall call{&cpu_kernels().conv2d, shape, images, values, {}, rows.rows()};
   for (const RowGroup& group : rows.groups) call.groups.push_back({group.slot, group.begin, group.end});
-  call.threads = {torch::stable::get_num_threads(), [](int64_t number, const std::function<void()>& worker) {
-                    torch::stable::parallel_for(0, number, 1, [&](int64_t, int64_t) { worker(); });
-                  }};
   return call;
 }
 

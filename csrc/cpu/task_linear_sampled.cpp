@@ -1,6 +1,6 @@
-// task_linear_grad_values on the CPU: the owned weights of the wanted slots shared out over the threads.
-#include "task_linear.h"
-#include "task_linear_store.h"
+// The gradient of task_linear's values: the owned weights of the wanted slots shared out over the threads. Torch-free.
+#include "levels.h"
+#include "task_linear_run.h"
 
 namespace rsn2 {
 namespace {
@@ -38,39 +38,29 @@ void append_units(const TaskLinearMatrix& m, int64_t group, int64_t parts, std::
   }
 }
 
-Tensor task_linear_grad_values(const Tensor& x,                // [B, I], any strides
-                               const Tensor& grad_y,           // [B, O], any strides
-                               const Tensor& values,           // [sum of N], all slots; only its dtype matters
-                               const Tensor& positions,        // [words] int64
-                               const Tensor& index,            // [words] int32, task_linear_index(positions)
-                               const Tensor& slots,            // [] or [B] int64
-                               std::vector<int64_t> wanted,    // slots whose values want a gradient
-                               std::vector<int64_t> num_owned  // how many weights each of them owns
-) {
-  constexpr const char* OP = "task_linear_grad_values";
-  const Positions shape = parse_positions(OP, positions);
-  const TaskLinearRows x_rows = rows_of(OP, "x", x, shape.K), grad_rows = rows_of(OP, "grad_y", grad_y, shape.O);
-  check_value(x_rows.num_rows == grad_rows.num_rows && x_rows.type == grad_rows.type, OP,
-              ": x and grad_y must have the same rows and dtype");
-  const TaskLinearType type = task_linear_type(OP, "values", values);
-  check_dtypes(OP, "x", x_rows.type, type);
-  const RowGroups groups = group_rows(OP, slots, x_rows.num_rows, shape.T);
-  const TaskLinearIndex view(OP, "index", index, shape);
+}  // namespace
 
+int64_t count_wanted(const char* op, const Positions& positions, int64_t num_values, const std::vector<int64_t>& wanted,
+                     const std::vector<int64_t>& num_owned) {
   int64_t num_wanted = 0;
-  check_value(wanted.size() == num_owned.size(), OP, ": wanted and num_owned must have the same length, got ",
+  check_value(wanted.size() == num_owned.size(), op, ": wanted and num_owned must have the same length, got ",
               wanted.size(), " and ", num_owned.size());
   for (size_t i = 0; i < wanted.size(); ++i) {
     const int64_t t = wanted[i];
-    if (t < 0 || t >= shape.T)
-      throw std::out_of_range(message(OP, ": wanted must be in 0..", shape.T - 1, ", got ", t));
-    check_slot(OP, shape, t, values.numel());
-    check_value(num_owned[i] == shape.num_values(t), OP, ": num_owned of slot ", t, " must be ", shape.num_values(t),
-                ", got ", num_owned[i]);
-    num_wanted += shape.num_values(t);
+    if (t < 0 || t >= positions.T)
+      throw std::out_of_range(message(op, ": wanted must be in 0..", positions.T - 1, ", got ", t));
+    check_slot(op, positions, t, num_values);
+    check_value(num_owned[i] == positions.num_values(t), op, ": num_owned of slot ", t, " must be ",
+                positions.num_values(t), ", got ", num_owned[i]);
+    num_wanted += positions.num_values(t);
   }
-  const Tensor grads = torch::stable::new_empty(values, {num_wanted});
-  char* next = static_cast<char*>(grads.mutable_data_ptr());
+  return num_wanted;
+}
+
+void task_linear_sampled(const TaskLinearSampledCall& call) {
+  const Positions& positions = call.positions;
+  const TaskLinearType type = call.type;
+  char* next = static_cast<char*>(call.grads);
 
   struct Group {
     TaskLinearMatrix matrix;
@@ -79,21 +69,20 @@ Tensor task_linear_grad_values(const Tensor& x,                // [B, I], any st
   };
   std::vector<Group> parts;
   int64_t num_weights = 0;
-  for (const int64_t t : wanted) {
-    const int64_t num_bytes = shape.num_values(t) * bytes_of(type);
-    const auto group = std::lower_bound(groups.groups.begin(), groups.groups.end(), t,
-                                        [](const RowGroup& g, int64_t slot) { return g.slot < slot; });
-    if (group == groups.groups.end() || group->slot != t) {
+  for (const int64_t t : call.wanted) {
+    const int64_t num_bytes = positions.num_values(t) * bytes_of(type);
+    const RowGroup* group = group_of(call.groups, t);
+    if (group == nullptr) {
       std::fill(next, next + num_bytes, char{0});
     } else if (num_bytes > 0) {
-      parts.push_back({view.matrix(t, false), rows_of_group(x_rows, groups, group->begin, group->end),
-                       rows_of_group(grad_rows, groups, group->begin, group->end), next});
-      num_weights += shape.num_values(t);
+      parts.push_back({call.index.matrix(t, false), rows_of_group(call.x, call.groups, group->begin, group->end),
+                       rows_of_group(call.grad_y, call.groups, group->begin, group->end), next});
+      num_weights += positions.num_values(t);
     }
     next += num_bytes;
   }
 
-  const int64_t threads = torch::stable::get_num_threads();
+  const int64_t threads = num_threads();
   std::vector<Unit> units;
   for (size_t g = 0; g < parts.size(); ++g) {
     const int64_t most_parts =
@@ -114,13 +103,7 @@ Tensor task_linear_grad_values(const Tensor& x,                // [B, I], any st
     kernels.sampled({&part.matrix, part.x, part.grad_y, part.grads, type, unit.first_panel, unit.last_panel,
                      unit.first_block, unit.last_block, scratch});
   });
-  count_weights_read(OP, num_weights);
-  return grads;
+  count_weights_read(call.op, num_weights);
 }
 
-}  // namespace
 }  // namespace rsn2
-
-STABLE_TORCH_LIBRARY_IMPL(rsn2_kernels, CPU, m) {
-  m.impl("task_linear_grad_values", TORCH_BOX(&rsn2::task_linear_grad_values));
-}

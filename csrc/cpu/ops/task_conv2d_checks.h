@@ -1,8 +1,8 @@
 // What the convolution's operators share on the host side: checks of arguments, and how the kernels see tensors.
 #pragma once
 
-#include "host.h"
-#include "task_conv2d_run.h"
+#include "../task_conv2d_run.h"
+#include "tensors.h"
 
 namespace rsn2 {
 
@@ -26,7 +26,7 @@ ConvShape shape_of(const char* op, const Positions& positions, int64_t H, int64_
 ConvStore store_of(const char* op, const Tensor& values, const Tensor& index, const Positions& positions,
                    const ConvShape& shape, const std::vector<RowGroup>& groups, int64_t& num_weights);
 
-// A call on the kernels of the level in use and libtorch's threads.
+// A call on the kernels of the level in use.
 ConvCall call_of(const ConvShape& shape, ConvDtype images, ConvDtype values, const RowGroups& rows);
 
 }  // namespace rsn2
