@@ -20,7 +20,8 @@ struct Segment {
     const auto moved = [&](const void* p) { return words.get() + (static_cast<const char*>(p) - begin); };
     matrix.starts = reinterpret_cast<const TaskLinearStart*>(moved(m.starts));
     matrix.bunches = reinterpret_cast<const TaskLinearBunch*>(moved(m.bunches));
-    matrix.pieces = reinterpret_cast<const TaskLinearPiece*>(moved(m.pieces));
+    matrix.rows = reinterpret_cast<const uint8_t*>(moved(m.rows));
+    if (m.firsts) matrix.firsts = reinterpret_cast<const int32_t*>(moved(m.firsts));
     matrix.columns = reinterpret_cast<const uint8_t*>(moved(m.columns));
     matrix.places = nullptr;
     for (int64_t n = 0; n < m.num_values; ++n) values.set(n, store.value(t, m.places ? m.places[n] : n));
