@@ -29,7 +29,8 @@ ROWS = (
     Row("the same, 10 %, rows of ten tasks mixed", "task_linear forward shape=1000x1000 rows=512 density=0.1 slots=10"),
     Row("the same, 10 %, forward and backward",
         "task_linear forward+backward shape=1000x1000 rows=512 density=0.1 slots=1"),
-    Row("linear 4096x4096, 512 rows, 10 %, forward", "task_linear forward shape=4096x4096 rows=512 density=0.1 slots=1"),
+    Row("linear 4096x4096, 512 rows, 10 %, forward",
+        "task_linear forward shape=4096x4096 rows=512 density=0.1 slots=1"),
     Row("linear 43264 to 256, 512 rows, 20 %, forward",
         "task_linear forward shape=256x43264 rows=512 density=0.2 slots=1"),
     *(
@@ -66,8 +67,8 @@ def table(lines: Sequence[Mapping[str, Any]]) -> str:
     missing = [row.point for row in ROWS if row.point not in by_name]
     if missing:
         raise ValueError(f"table: the lines must hold {', '.join(missing)}")
-    text = ["| work, share of the weights owned | ours, ms | best dense / ours | PyTorch's default | masked dense | torch CSR "
-            "| SparseProp | DeepSparse |", "|---|---|---|---|---|---|---|---|"]  # fmt: skip
+    head = ("work, share of the weights owned", "ours, ms", "best dense / ours", "PyTorch's default", *PEERS[2:])
+    text = [f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
     for row in ROWS:
         line = by_name[row.point]
         best = f"**{line['ratio_best_dense']:.1f}x** ({line['best_dense']})"

@@ -10,7 +10,6 @@ namespace {
 constexpr const char* OP = "task_linear_index";
 constexpr int32_t KIND_AND_VERSION = 0x103;
 constexpr int64_t HEADER = 4;
-constexpr int64_t BLOCK_COLUMNS = 128;  // four vectors for each fill two thirds of a first-level cache of 48 KiB
 
 // The cut into panels and blocks follows from the shape alone, so that two stores of one layer have the same.
 TaskLinearMatrix cut(int64_t num_rows, int64_t num_columns) {
@@ -18,7 +17,7 @@ TaskLinearMatrix cut(int64_t num_rows, int64_t num_columns) {
   m.num_rows = num_rows;
   m.num_columns = num_columns;
   m.panel_rows = std::clamp<int64_t>(ceil_div(num_rows, 8 * 16) * 16, 16, 256);  // at least 8 panels to share out
-  m.block_columns = BLOCK_COLUMNS;
+  m.block_columns = TASK_LINEAR_BLOCK_COLUMNS;
   m.num_panels = ceil_div(num_rows, m.panel_rows);
   m.num_blocks = ceil_div(num_columns, m.block_columns);
   return m;

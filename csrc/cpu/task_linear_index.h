@@ -1,6 +1,6 @@
 // The index of task_linear: a cache derived from the packed positions, in the orders that the kernels walk.
 //
-// int32 words: 0x101 (kind and version: that of a convolution, which begins otherwise, is refused), T, O, K, then
+// int32 words: 0x103 (kind and version: that of a convolution, which begins otherwise, is refused), T, O, K, then
 // slot_starts[T + 1] (word where a slot's part begins; empty when it owns nothing). A slot's part holds two orders of
 // its weights, the matrix [O, K] for the forward product and the sampled one, and its transpose [K, O] for the gradient
 // of the input. An order is

@@ -4,6 +4,7 @@
 // time.
 
 constexpr int kRowPieces = 16;
+static_assert(TASK_LINEAR_BLOCK_COLUMNS == 8 * 16, "eight registers hold the input of a block");
 
 // Sixteen pieces; lanes without one have size 0 and read what the first one does.
 struct PieceLanes {
@@ -14,28 +15,6 @@ struct PieceLanes {
   int count;
   int most;  // the largest size
 };
-
-// four[j] = lane l holds numbers[l][j], 0 <= j < 4.
-template <typename T>
-RSN2_INLINE void load_four_of_each(const T* const* numbers, int64_t offset, __m512* four) {
-  const auto quarter = [&](int l) { return _mm_loadu_ps(reinterpret_cast<const float*>(numbers[l] + offset)); };
-  __m512 rows[4];
-  RSN2_UNROLL
-  for (int l = 0; l < 4; ++l) {
-    rows[l] = _mm512_zextps128_ps512(quarter(l));
-    rows[l] = _mm512_mask_broadcast_f32x4(rows[l], 0x00f0, quarter(l + 4));
-    rows[l] = _mm512_mask_broadcast_f32x4(rows[l], 0x0f00, quarter(l + 8));
-    rows[l] = _mm512_mask_broadcast_f32x4(rows[l], 0xf000, quarter(l + 12));
-  }
-  const __m512d low01 = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xffff, rows[0], rows[1]));
-  const __m512d low23 = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xffff, rows[2], rows[3]));
-  const __m512d high01 = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xffff, rows[0], rows[1]));
-  const __m512d high23 = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xffff, rows[2], rows[3]));
-  four[0] = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xff, low01, low23));
-  four[1] = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xff, low01, low23));
-  four[2] = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xff, high01, high23));
-  four[3] = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xff, high01, high23));
-}
 
 // x[columns] for the low seven bits of each lane.
 RSN2_INLINE __m512 look_up(const __m512* x, __m512i columns) {
@@ -53,13 +32,13 @@ RSN2_INLINE void add_lanes(const PieceLanes& lanes, const __m512* x) {
   __m512 sum = _mm512_setzero_ps();
   for (int i = 0; i < lanes.most; i += 16) {
     __m512 columns[4];  // four bytes of each piece in each
-    load_four_of_each(lanes.columns, i, columns);
+    load_four_of_each([&](int l) { return reinterpret_cast<const float*>(lanes.columns[l] + i); }, columns);
     RSN2_UNROLL
     for (int q = 0; q < 4; ++q) {
       const int first = i + 4 * q;
       if (first >= lanes.most) break;
       __m512 values[4];
-      load_four_of_each(lanes.values, first, values);
+      load_four_of_each([&](int l) { return lanes.values[l] + first; }, values);
       RSN2_UNROLL
       for (int j = 0; j < 4; ++j) {
         const __mmask16 is_inside = _mm512_cmpgt_epi32_mask(sizes, _mm512_set1_epi32(first + j));
@@ -122,7 +101,7 @@ static bool can_take_one_row(const TaskLinearProduct& task) {
   for (const TaskLinearMatrix* store : task.stores) {
     if (store && store->starts && (!store->firsts || store->value_type != TASK_LINEAR_FLOAT)) return false;
   }
-  return task.in.num_rows == 1 && task.stores[0]->block_columns == 128;
+  return task.in.num_rows == 1;
 }
 
 template <typename E>

@@ -29,30 +29,41 @@ RSN2_INLINE RowPointers<E> rows_of_vector(const TaskLinearRows& rows, int v) {
   return p;
 }
 
+#if RSN2_VECTOR_BYTES == 64
+// four[j] = lane l holds row(l)[j], 0 <= j < 4. Half of the work is done by the loads, which make one vector of rows l,
+// l + 4, l + 8 and l + 12.
+template <typename Row>
+RSN2_INLINE void load_four_of_each(const Row& row, __m512* four) {
+  __m512 rows[4];
+  RSN2_UNROLL
+  for (int l = 0; l < 4; ++l) {
+    rows[l] = _mm512_zextps128_ps512(_mm_loadu_ps(row(l)));
+    rows[l] = _mm512_mask_broadcast_f32x4(rows[l], 0x00f0, _mm_loadu_ps(row(l + 4)));
+    rows[l] = _mm512_mask_broadcast_f32x4(rows[l], 0x0f00, _mm_loadu_ps(row(l + 8)));
+    rows[l] = _mm512_mask_broadcast_f32x4(rows[l], 0xf000, _mm_loadu_ps(row(l + 12)));
+  }
+  const __m512d low01 = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xffff, rows[0], rows[1]));
+  const __m512d low23 = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xffff, rows[2], rows[3]));
+  const __m512d high01 = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xffff, rows[0], rows[1]));
+  const __m512d high23 = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xffff, rows[2], rows[3]));
+  four[0] = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xff, low01, low23));
+  four[1] = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xff, low01, low23));
+  four[2] = _mm512_castpd_ps(_mm512_maskz_unpacklo_pd(0xff, high01, high23));
+  four[3] = _mm512_castpd_ps(_mm512_maskz_unpackhi_pd(0xff, high01, high23));
+}
+#endif
+
 // square[j] = lane l holds row(l)[j], for a square of kLanes<A> x kLanes<A> numbers.
 template <typename A, typename E, typename Row>
 RSN2_INLINE void load_transposed(const Row& row, Vec<A>* square) {
 #if RSN2_VECTOR_BYTES == 64
-  // Half of the work is done by the loads: rows l, l + 4, l + 8 and l + 12 of four columns make one vector.
   if constexpr (sizeof(A) == sizeof(float) && sizeof(E) == sizeof(float)) {
     RSN2_UNROLL
     for (int q = 0; q < 16; q += 4) {
       __m512 four[4];
+      load_four_of_each([&](int l) { return row(l) + q; }, four);
       RSN2_UNROLL
-      for (int l = 0; l < 4; ++l) {
-        four[l] = _mm512_zextps128_ps512(_mm_loadu_ps(row(l) + q));
-        four[l] = _mm512_mask_broadcast_f32x4(four[l], 0x00f0, _mm_loadu_ps(row(l + 4) + q));
-        four[l] = _mm512_mask_broadcast_f32x4(four[l], 0x0f00, _mm_loadu_ps(row(l + 8) + q));
-        four[l] = _mm512_mask_broadcast_f32x4(four[l], 0xf000, _mm_loadu_ps(row(l + 12) + q));
-      }
-      const __m512d low01 = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xffff, four[0], four[1]));
-      const __m512d low23 = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xffff, four[2], four[3]));
-      const __m512d high01 = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xffff, four[0], four[1]));
-      const __m512d high23 = _mm512_castps_pd(_mm512_maskz_unpackhi_ps(0xffff, four[2], four[3]));
-      square[q] = bit_cast<Vec<A>>(_mm512_maskz_unpacklo_pd(0xff, low01, low23));
-      square[q + 1] = bit_cast<Vec<A>>(_mm512_maskz_unpackhi_pd(0xff, low01, low23));
-      square[q + 2] = bit_cast<Vec<A>>(_mm512_maskz_unpacklo_pd(0xff, high01, high23));
-      square[q + 3] = bit_cast<Vec<A>>(_mm512_maskz_unpackhi_pd(0xff, high01, high23));
+      for (int j = 0; j < 4; ++j) square[q + j] = bit_cast<Vec<A>>(four[j]);
     }
     return;
   }

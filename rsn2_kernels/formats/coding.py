@@ -1,13 +1,18 @@
 """From positions to the words of a slot's segment and back, as :mod:`rsn2_kernels.formats.packed` describes them.
 
-Words are read and written through views of 16 and 8 bits, lowest first: torch runs on no machine that stores the
-highest byte first.
+Words are read and written through views of 16 and 8 bits, lowest first, so that machines which store the highest byte
+first are refused.
 """
 
 from __future__ import annotations
 
+import sys
+
 import torch
 from torch import Tensor
+
+if sys.byteorder != "little":
+    raise ImportError("rsn2_kernels: machines that store the highest byte first are not supported")
 
 TILE_ROWS = 16
 TILE_COLUMNS = 256

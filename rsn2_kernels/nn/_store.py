@@ -99,6 +99,8 @@ class TaskLayer(Storage):
             ValueError, RuntimeError: as for :meth:`claim`; nothing is changed then.
         """
         numbers = {self._check_change("claim_places", slot, None, optimizer): given for slot, given in claims.items()}
+        if len(numbers) < len(claims):
+            raise ValueError(f"claim_places: a slot must be named once, got {list(claims)}")
         for places, values in numbers.values():
             is_ascending = places.dtype == torch.int64 and places.dim() == 1 and bool((places[1:] > places[:-1]).all())
             if not is_ascending or len(places) and (places[0] < 0 or places[-1] >= self.numel):
@@ -107,7 +109,14 @@ class TaskLayer(Storage):
                 raise ValueError(
                     f"claim_places: values must be float {list(places.shape)}, got {values.dtype} {list(values.shape)}"
                 )
-        self._give(numbers, optimizer)
+        device = self.positions.device
+        self._give(
+            {
+                number: (places.to(device), None if values is None else values.detach().to(device))
+                for number, (places, values) in numbers.items()
+            },
+            optimizer,
+        )
 
     def _give(self, claims: Mapping[int, _Places], optimizer: Optimizer | None) -> None:
         free = self.free().flatten()
@@ -116,11 +125,11 @@ class TaskLayer(Storage):
             available = free[new]
             if not bool(available.all()):
                 taken = new[~available]
-                masks = {s: self.mask(s).flatten() for s in range(self.num_slots)}
-                owners = [self._label(s) for s in masks if bool(masks[s][taken].any())]
+                owned = {s: changes[s][0] if s in changes else self.owned(s) for s in range(self.num_slots)}
+                owners = [self._label(s) for s in owned if bool(torch.isin(owned[s], taken).any())]
                 raise CapacityError(
                     f"claim: mask must be free weights only, but {len(taken)} of its {len(new)} are taken "
-                    f"by slot {', '.join(owners)}; {int(self.free().sum())} of {self.numel} are free "
+                    f"by slot {', '.join(owners)}; {int(free.sum())} of {self.numel} are free "
                     "(layer.free() says which)"
                 )
             free[new] = False
@@ -192,9 +201,9 @@ class TaskLayer(Storage):
         index, flat_values = self._derive_index(positions), torch.cat(parts)
         # A graph recorded before the change must not be differentiated after it: autograd refuses, seeing the version.
         torch.autograd.graph.increment_version(self.flat_values)
-        self.positions, self.index, self.flat_values = positions, index, flat_values
         for value, move in moves:
             move_state(optimizer, value, move)
+        self.positions, self.index, self.flat_values = positions, index, flat_values
         for slot in changes:
             self.values[slot].grad = None
         self._tie()

@@ -27,7 +27,7 @@ from rsn2.procedure.score import (
     largest,
     largest_by_row,
 )
-from rsn2_kernels.formats import CapacityError, SeededBase
+from rsn2_kernels.formats import CapacityError, SeededBase, StoredBase
 from rsn2_kernels.formats.base import random_words
 from rsn2_kernels.nn import TaskLayer
 
@@ -190,6 +190,8 @@ def _active_weight(plan: Plan, target: Target, mode: str) -> Tensor:
     """The base weights, zero where another task's weights are: Algorithm 1, lines 2 and 3."""
     layer, _ = target
     weight = layer.base.dense(layer.numel, layer.flat_values.dtype).to(layer.positions.device)
+    if isinstance(layer.base, StoredBase):
+        weight = weight.clone()  # a score function may write to what it gets
     if mode == "sequential":
         active = plan.free[layer].clone()
         if target in plan.chosen:

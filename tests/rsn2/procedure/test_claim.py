@@ -282,3 +282,11 @@ def test_a_claim_that_fails_half_way_is_undone(monkeypatch: pytest.MonkeyPatch) 
     with pytest.raises(RuntimeError, match="no"):
         rsn2.claim(net, "a", data(), cross_entropy, 0.2)
     assert owned(net, "a") == {"0": [], "2": []}
+
+
+@pytest.mark.parametrize("mode", ["sequential", "preallocate"])
+def test_a_score_that_writes_to_its_weight_leaves_the_base_alone(mode: str) -> None:
+    net = network("a")
+    before = base(net)
+    rsn2.claim(net, "a", data(), cross_entropy, 0.5, mode=mode, score=lambda scored: scored.weight.abs_())
+    assert all(torch.equal(weight, before[name]) for name, weight in base(net).items())

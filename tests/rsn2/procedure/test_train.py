@@ -47,7 +47,7 @@ def test_one_task_trains_as_torch_would() -> None:
     """The same steps written out, with the same optimizer."""
     net, other = network("a"), network("a")
     rsn2.fit(net, "a", batches(1), batches(2), cross_entropy, max_epochs=3, **QUIET)
-    optimizer = torch.optim.Adam(other.parameters_of("a"), lr=1e-3, eps=1e-7, fused=True)
+    optimizer = torch.optim.Adam(other.parameters_of("a"), lr=1e-3, eps=1e-7)
     data = batches(1)
     for _ in range(3):
         for x, y in data:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 
@@ -60,3 +62,26 @@ def test_refused_ones_change_nothing(layer: TaskLayer) -> None:
         with pytest.raises(ValueError, match=message):
             layer.claim_places(claims)
         assert same(layer, before)
+
+
+def test_overlaps_within_one_call_name_the_slot(layer: TaskLayer) -> None:
+    places = places_of(layer)[0]
+    count = layer.numel - len(places)
+    with pytest.raises(ValueError, match=f"taken by slot 0; {count} of {layer.numel} are free"):
+        layer.claim_places({0: (places, None), 1: (places[:3], None)})
+    assert bool(layer.free().all())
+
+
+def test_a_slot_is_named_once() -> None:
+    layer = TaskLinear(5, 4, num_slots=["a", "b"])
+    with pytest.raises(ValueError, match="a slot must be named once"):
+        layer.claim_places({"a": (torch.arange(3), None), 0: (torch.arange(3, 5), None)})
+    assert bool(layer.free().all())
+
+
+def test_values_leave_their_graph_behind() -> None:
+    layer = TaskLinear(5, 4, num_slots=1)
+    values = torch.ones(3, requires_grad=True) * 2
+    layer.claim_places({0: (torch.arange(3), values)})
+    assert not layer.flat_values.requires_grad
+    copy.deepcopy(layer)
