@@ -70,7 +70,7 @@ class SeededBase(NamedTuple):
 
     def dense(self, numel: int, dtype: torch.dtype) -> Tensor:
         """The values at positions 0 .. ``numel - 1``; not to be written to."""
-        pieces = [torch.arange(first, min(first + _PIECE, numel)) for first in range(0, numel, _PIECE)]
+        pieces = [torch.arange(first, min(first + _PIECE, numel)) for first in range(0, max(numel, 1), _PIECE)]
         return torch.cat([self._draw(piece, dtype) for piece in pieces])
 
     def _draw(self, indices: Tensor, dtype: torch.dtype) -> Tensor:

@@ -120,7 +120,7 @@ class TaskLayer(Storage):
 
     def _give(self, claims: Mapping[int, _Places], optimizer: Optimizer | None) -> None:
         free = self.free().flatten()
-        changes = {}
+        changes: dict[int, tuple[Tensor, _Combine, Tensor]] = {}
         for number, (new, values) in claims.items():
             available = free[new]
             if not bool(available.all()):

@@ -246,7 +246,7 @@ def _others_at_rest(net: nn.Module, params: list[nn.Parameter]) -> Iterator[None
 
 def _check_labels(output: Any, y: Any, ignored: int, where: str) -> None:
     """Class numbers must lie inside of the head; torch would only say that some target is out of bounds."""
-    if not isinstance(output, Tensor) or not isinstance(y, Tensor) or len(y) == 0:
+    if not isinstance(output, Tensor) or not isinstance(y, Tensor) or y.numel() == 0:
         return
     if y.dtype != torch.int64 or output.dim() < 2 or y.shape != output.shape[:1] + output.shape[2:]:
         return
