@@ -12,6 +12,7 @@
 #include "build_id.h"
 #include "cpu/counters.h"
 #include "cpu/levels.h"
+#include "cpu/task_conv2d_route.h"
 
 namespace py = pybind11;
 
@@ -56,6 +57,9 @@ PYBIND11_MODULE(_C, m) {
       "Use another CPU level from now on; ValueError when unknown or when the machine lacks it.");
   m.def("available_cpu_levels", [] { return level_names(true); }, "Levels this machine can run, plainest first.");
   m.def("compiled_cpu_levels", [] { return level_names(false); }, "Levels in the library, plainest first.");
+  m.def("force_conv2d_route", &rsn2::force_conv2d_route, py::arg("route"),
+        "For tests and measurements: 0 by the rule, 1 always sparse, 2 always dense where it is possible.");
+  m.def("forced_conv2d_route", &rsn2::forced_conv2d_route);
   m.def("debug_counters", &debug_counters, "For each op that has counted: (calls, weights read).");
   m.def("reset_debug_counters", &rsn2::reset_counters);
   m.def("set_counting", &rsn2::set_counting, py::arg("on"), "Starts as RSN2_DEBUG=1 says.");
