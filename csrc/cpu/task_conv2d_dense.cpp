@@ -140,77 +140,64 @@ MemoryFormat format_of(const Tensor& images) {
   return is_channels_last(images) ? MemoryFormat::ChannelsLast : MemoryFormat::Contiguous;
 }
 
-bool is_whole(const ConvCall& call, const ConvGroup& group, const Tensor& images) {
-  return group.end - group.begin == images.size(0) && call.order == nullptr;
+// libtorch's convolution copies all its images into an order of its own and its results back: as many images at a time
+// as make those copies small, but not so few that each time the weight's own copy would cost much.
+int64_t images_at_once(const ConvShape& shape) {
+  constexpr int64_t BYTES = int64_t{2} << 20, WEIGHTS = 4;
+  const int64_t weight = shape.O * shape.C * shape.kernel_size[0] * shape.kernel_size[1];
+  const int64_t image = shape.C * shape.H * shape.W + shape.O * shape.out_H * shape.out_W;
+  return std::max<int64_t>(1, std::max(BYTES, WEIGHTS * 4 * weight) / (4 * image));
 }
 
-// As libtorch returned them, or with the strides that empty_images gives them: libtorch sees another memory format
-// where a dimension is one.
-Tensor restrided(const Tensor& images, MemoryFormat format) {
-  const int64_t C = images.size(1), H = images.size(2), W = images.size(3);
-  const bool last = format == MemoryFormat::ChannelsLast;
-  const int64_t strides[] = {C * H * W, last ? 1 : H * W, last ? W * C : W, last ? C : 1};
-  bool is_same = true;
-  for (int64_t d = 0; d < 4; ++d) is_same = is_same && images.stride(d) == strides[d];
-  if (is_same) return images;
-  Tensor copy = torch::stable::empty({images.size(0), C, H, W}, images.scalar_type(), std::nullopt, images.device(),
-                                     std::nullopt, format);
-  torch::stable::copy_(copy, images);
-  return copy;
-}
-
-// Copies images between a batch and the images of one group; both have their numbers side by side in one format.
-template <class Copy>
-void for_each_image(const ConvCall& call, const ConvGroup& group, const Tensor& batch, const Copy& copy) {
+// Images begin .. end of the grouped order, in the memory format of `like`. batch: all images, in that format.
+Tensor images_at(const ConvCall& call, const Tensor& batch, MemoryFormat format, int64_t begin, int64_t end) {
+  Tensor images = batch;
+  if (call.order == nullptr) return torch::stable::narrow(images, 0, begin, end - begin);
+  const Tensor own = torch::stable::empty({end - begin, batch.size(1), batch.size(2), batch.size(3)},
+                                          batch.scalar_type(), std::nullopt, batch.device(), std::nullopt, format);
   const int64_t numel = batch.numel() / batch.size(0);
-  torch::stable::parallel_for(0, group.end - group.begin, 1, [&](int64_t begin, int64_t end) {
-    for (int64_t i = begin; i < end; ++i) {
-      const int64_t place = group.begin + i, row = call.order == nullptr ? place : call.order[place];
-      copy(row * numel, i * numel, sizeof(float) * static_cast<size_t>(numel));
-    }
-  });
-}
-
-// batch: in_format. One slot's images, where that is not all of them in their own order.
-Tensor gathered(const ConvCall& call, const ConvGroup& group, const Tensor& batch) {
-  if (is_whole(call, group, batch)) return batch;
-  const Tensor own = empty_images(batch, {group.end - group.begin, batch.size(1), batch.size(2), batch.size(3)});
-  const float* const source = batch.const_data_ptr<float>();
-  float* const target = own.mutable_data_ptr<float>();
-  for_each_image(call, group, batch, [&](int64_t from_at, int64_t to_at, size_t bytes) {
-    std::memcpy(target + to_at, source + from_at, bytes);
-  });
+  for (int64_t place = begin; place < end; ++place) {
+    std::memcpy(own.mutable_data_ptr<float>() + (place - begin) * numel,
+                batch.const_data_ptr<float>() + call.order[place] * numel, sizeof(float) * static_cast<size_t>(numel));
+  }
   return own;
 }
 
-void scatter(const ConvCall& call, const ConvGroup& group, const Tensor& own, const Tensor& batch) {
-  const float* const source = own.const_data_ptr<float>();
-  float* const target = batch.mutable_data_ptr<float>();
-  for_each_image(call, group, batch, [&](int64_t to_at, int64_t from_at, size_t bytes) {
-    std::memcpy(target + to_at, source + from_at, bytes);
+// Writes images begin .. end of the grouped order into the batch's results, which have this format.
+void put_images(const ConvCall& call, const Tensor& images, MemoryFormat format, int64_t begin, int64_t end,
+                const Tensor& results) {
+  const Tensor own = torch::stable::contiguous(images, format);
+  const int64_t numel = results.numel() / results.size(0);
+  torch::stable::parallel_for(begin, end, 1, [&](int64_t first, int64_t last) {
+    for (int64_t place = first; place < last; ++place) {
+      const int64_t row = call.order == nullptr ? place : call.order[place];
+      std::memcpy(results.mutable_data_ptr<float>() + row * numel, own.const_data_ptr<float>() + (place - begin) * numel,
+                  sizeof(float) * static_cast<size_t>(numel));
+    }
   });
 }
 
-// Calls compute(images of a group, its slot) for each group of the dense route and puts together what comes back:
-// images of this size.
+// Calls compute(some images of a slot, its dense weight, the slot) for all images of the dense route and puts together
+// what comes back: images of this size.
 template <class Compute>
-Tensor dense_groups(ConvCall& call, ConvProduct product, const char* counter, const Tensor& images,
-                    const std::vector<ConvStore>& stores, const std::vector<int64_t>& size, const Compute& compute) {
-  std::optional<Tensor> results;
-  if (images.numel() > 0 && size[0] * size[1] * size[2] * size[3] > 0) {
-    const auto groups = take_dense_groups(call, product, counter, stores);
-    if (!groups.empty()) {
-      const MemoryFormat format = format_of(images);
-      const Tensor batch = torch::stable::contiguous(images, format);
-      for (const auto& [group, place] : groups) {
-        const Tensor own = restrided(compute(gathered(call, group, batch), group.slot), format);
-        if (is_whole(call, group, batch)) return own;
-        if (!results) results = empty_images(images, size);
-        scatter(call, group, own, *results);
-      }
+Tensor dense_product(ConvCall& call, ConvProduct product, const char* counter, const Tensor& images,
+                     const std::vector<ConvStore>& stores, const std::vector<int64_t>& size, const Compute& compute) {
+  const Tensor results = empty_images(images, size);
+  if (images.numel() == 0 || results.numel() == 0) return results;
+  const auto groups = take_dense_groups(call, product, counter, stores);
+  if (groups.empty()) return results;
+  const MemoryFormat format = format_of(images);
+  const Tensor batch = torch::stable::contiguous(images, format);
+  const int64_t at_once = images_at_once(call.shape);
+  for (const auto& [group, place] : groups) {
+    const Tensor weight = dense_weight(batch, call.shape, stores, group.slot);
+    for (int64_t begin = group.begin; begin < group.end; begin += at_once) {
+      const int64_t end = std::min(begin + at_once, group.end);
+      put_images(call, compute(images_at(call, batch, format, begin, end), weight, group.slot), format, begin, end,
+                 results);
     }
   }
-  return results ? *results : empty_images(images, size);
+  return results;
 }
 
 }  // namespace
@@ -218,24 +205,25 @@ Tensor dense_groups(ConvCall& call, ConvProduct product, const char* counter, co
 Tensor conv_dense_forward(ConvCall& call, const Tensor& x, const std::vector<ConvStore>& stores,
                           const std::optional<Tensor>& bias, bool relu) {
   const ConvShape& shape = call.shape;
-  return dense_groups(call, CONV_FORWARD, "task_conv2d.dense", x, stores,
-                      {x.size(0), shape.O, shape.out_H, shape.out_W}, [&](const Tensor& own, int64_t slot) {
-                        std::optional<Tensor> own_bias;
-                        if (bias) own_bias = torch::stable::select(*bias, 0, slot);
-                        Tensor y = convolution(own, dense_weight(own, shape, stores, slot), own_bias, Window(shape));
-                        if (relu) relu_in_place(y);
-                        return y;
-                      });
+  const auto compute = [&](const Tensor& images, const Tensor& weight, int64_t slot) {
+    std::optional<Tensor> own_bias;
+    if (bias) own_bias = torch::stable::select(*bias, 0, slot);
+    Tensor y = convolution(images, weight, own_bias, Window(shape));
+    if (relu) relu_in_place(y);
+    return y;
+  };
+  return dense_product(call, CONV_FORWARD, "task_conv2d.dense", x, stores,
+                       {x.size(0), shape.O, shape.out_H, shape.out_W}, compute);
 }
 
 Tensor conv_dense_grad_input(ConvCall& call, const Tensor& grad_y, const std::vector<ConvStore>& stores) {
   const ConvShape& shape = call.shape;
-  return dense_groups(call, CONV_GRAD_INPUT, "task_conv2d_grad_input.dense", grad_y, stores,
-                      {grad_y.size(0), shape.C, shape.H, shape.W}, [&](const Tensor& own, int64_t slot) {
-                        const Tensor x = empty_images(own, {own.size(0), shape.C, shape.H, shape.W});  // never read
-                        const Tensor weight = dense_weight(own, shape, stores, slot);
-                        return convolution_backward(own, x, weight, Window(shape), 0);
-                      });
+  const auto compute = [&](const Tensor& images, const Tensor& weight, int64_t) {
+    const Tensor unread = empty_images(images, {images.size(0), shape.C, shape.H, shape.W});
+    return convolution_backward(images, unread, weight, Window(shape), 0);
+  };
+  return dense_product(call, CONV_GRAD_INPUT, "task_conv2d_grad_input.dense", grad_y, stores,
+                       {grad_y.size(0), shape.C, shape.H, shape.W}, compute);
 }
 
 void conv_dense_grad_values(ConvCall& call, const Tensor& x, const Tensor& grad_y, const ConvStore& store,
@@ -245,13 +233,20 @@ void conv_dense_grad_values(ConvCall& call, const Tensor& x, const Tensor& grad_
   if (groups.empty()) return;
   const MemoryFormat format = format_of(x);
   const Tensor x_batch = torch::stable::contiguous(x, format), grad_batch = torch::stable::contiguous(grad_y, format);
+  const Tensor unread = empty_weight(x_batch, call.shape);
+  const int64_t at_once = images_at_once(call.shape);
   for (const auto& [group, place] : groups) {
-    const Tensor own_x = gathered(call, group, x_batch), own_grad = gathered(call, group, grad_batch);
-    const Tensor unread = empty_weight(own_x, call.shape);
-    const Tensor grad = convolution_backward(own_grad, own_x, unread, Window(call.shape), 1);
-    const float* const dense = grad.const_data_ptr<float>();
     float* const result = static_cast<float*>(results[place]);
-    for_each_weight(store.index, group.slot, grad, [&](int64_t n, int64_t offset) { result[n] = dense[offset]; });
+    for (int64_t begin = group.begin; begin < group.end; begin += at_once) {
+      const int64_t end = std::min(begin + at_once, group.end);
+      const Tensor grad = convolution_backward(images_at(call, grad_batch, format, begin, end),
+                                               images_at(call, x_batch, format, begin, end), unread,
+                                               Window(call.shape), 1);
+      const float* const dense = grad.const_data_ptr<float>();
+      const bool is_first = begin == group.begin;
+      for_each_weight(store.index, group.slot, grad,
+                      [&](int64_t n, int64_t at) { result[n] = is_first ? dense[at] : result[n] + dense[at]; });
+    }
   }
   for (auto dense = groups.rbegin(); dense != groups.rend(); ++dense) {
     results.erase(results.begin() + static_cast<std::ptrdiff_t>(dense->second));
