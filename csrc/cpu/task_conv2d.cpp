@@ -58,8 +58,7 @@ Tensor task_conv2d(const Tensor& x,                   // [B, C, H, W], any strid
   ConvCall call = call_of(shape, x_dtype, dtype, rows);
   const Tensor y = conv_dense_forward(call, x, stores, bias, activation == "relu");
   if (y.numel() > 0 && !call.groups.empty()) {
-    conv_forward(call, in, stores, bias ? bias->const_data_ptr() : nullptr,
-                 activation == "relu", result_images(y));
+    conv_forward(call, in, stores, bias ? bias->const_data_ptr() : nullptr, activation == "relu", result_images(y));
   }
   return y;
 }

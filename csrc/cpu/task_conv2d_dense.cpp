@@ -1,8 +1,11 @@
-// The dense route: unpack, call libtorch's convolution, put the images back.
+// The dense route: unpack a slot's weights, call libtorch's convolution on its images, put what comes back into place.
+//
+// float32 sums as libtorch is set to make them. An unowned weight is a zero here: it turns an infinite pixel into NaN.
 #include "task_conv2d_dense.h"
 
 #include <array>
 #include <cstring>
+#include <utility>
 
 #include "task_conv2d_route.h"
 
@@ -13,27 +16,19 @@ using torch::headeronly::MemoryFormat;
 using torch::stable::detail::from;
 using torch::stable::detail::to;
 
-int64_t num_owned_by(const ConvStore& store, int64_t slot) {
-  return store.value_starts[slot + 1] - store.value_starts[slot];
-}
-
-// Takes the groups of the dense route out of the call; returns them with their places in the call's list. 16-bit images
-// and float64, for which libtorch's convolution was not measured, stay sparse.
-std::vector<std::pair<ConvGroup, size_t>> take_dense_groups(ConvCall& call, ConvProduct product, const char* counter,
-                                                            const std::vector<ConvStore>& stores) {
-  std::vector<std::pair<ConvGroup, size_t>> dense;
+// Takes the groups of the dense route out of the call.
+std::vector<ConvGroup> take_dense_groups(ConvCall& call, ConvProduct product, const char* counter,
+                                         const std::vector<ConvStore>& stores) {
+  std::vector<ConvGroup> dense, sparse;
   if (call.image_dtype != CONV_FLOAT32 || call.value_dtype != CONV_FLOAT32) return dense;
-  std::vector<ConvGroup> sparse;
   int64_t num_weights = 0;
-  for (size_t g = 0; g < call.groups.size(); ++g) {
-    int64_t num_owned = 0;
-    for (const ConvStore& store : stores) num_owned += num_owned_by(store, call.groups[g].slot);
-    if (takes_dense_route(product, call.shape, num_owned)) {
-      dense.emplace_back(call.groups[g], g);
-      num_weights += num_owned;
-    } else {
-      sparse.push_back(call.groups[g]);
-    }
+  for (const ConvGroup& group : call.groups) {
+    int64_t num_read = 0;
+    for (const ConvStore& store : stores)
+      num_read += store.value_starts[group.slot + 1] - store.value_starts[group.slot];
+    const bool is_dense = takes_dense_route(product, call.shape, num_read);
+    (is_dense ? dense : sparse).push_back(group);
+    if (is_dense) num_weights += num_read;
   }
   if (!dense.empty()) count_weights_read(counter, num_weights);
   call.groups = std::move(sparse);
@@ -65,10 +60,9 @@ Tensor convolution(const Tensor& x, const Tensor& weight, const std::optional<Te
   return to<Tensor>(stack[0]);
 }
 
-// The gradient of x (which = 0; of x only the shape is used) or of the weight (which = 1; the same of the weight).
-Tensor convolution_backward(const Tensor& grad_y, const Tensor& x, const Tensor& weight, const Window& window,
-                            size_t which) {
-  const std::array<bool, 3> mask{which == 0, which == 1, false};
+// The gradient of x, of which only the shape is used.
+Tensor convolution_grad_input(const Tensor& grad_y, const Tensor& x, const Tensor& weight, const Window& window) {
+  const std::array<bool, 3> only_x{true, false, false};
   std::array<StableIValue, 11> stack{from(grad_y),
                                      from(x),
                                      from(weight),
@@ -79,11 +73,11 @@ Tensor convolution_backward(const Tensor& grad_y, const Tensor& x, const Tensor&
                                      from(false),
                                      from(window.output_padding),
                                      from(int64_t{1}),
-                                     from(torch::headeronly::HeaderOnlyArrayRef<bool>(mask.data(), mask.size()))};
+                                     from(torch::headeronly::HeaderOnlyArrayRef<bool>(only_x.data(), only_x.size()))};
   STABLE_TORCH_ERROR_CODE_CHECK(
       torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
-  Tensor grads[3] = {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
-  return grads[which];
+  const Tensor grads[] = {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
+  return grads[0];
 }
 
 void relu_in_place(const Tensor& y) {
@@ -93,10 +87,6 @@ void relu_in_place(const Tensor& y) {
 }
 
 // ---- weights --------------------------------------------------------------------------------------------------------
-
-Tensor empty_weight(const Tensor& like, const ConvShape& shape) {
-  return empty_images(like, {shape.O, shape.C, shape.kernel_size[0], shape.kernel_size[1]});
-}
 
 // Calls visit(n, offset) for a slot's weights: the n-th of its values is at `offset` of the dense weight.
 template <class Visit>
@@ -124,7 +114,7 @@ void for_each_weight(const ConvIndex& index, int64_t slot, const Tensor& weight,
 
 // What a slot reads, zero elsewhere: [O, C, P, Q] in the memory format of the images.
 Tensor dense_weight(const Tensor& images, const ConvShape& shape, const std::vector<ConvStore>& stores, int64_t slot) {
-  const Tensor weight = empty_weight(images, shape);
+  const Tensor weight = empty_images(images, {shape.O, shape.C, shape.kernel_size[0], shape.kernel_size[1]});
   float* const dense = weight.mutable_data_ptr<float>();
   std::memset(dense, 0, sizeof(float) * static_cast<size_t>(weight.numel()));
   for (const ConvStore& store : stores) {
@@ -149,32 +139,39 @@ int64_t images_at_once(const ConvShape& shape) {
   return std::max<int64_t>(1, std::max(BYTES, WEIGHTS * 4 * weight) / (4 * image));
 }
 
-// Images begin .. end of the grouped order, in the memory format of `like`. batch: all images, in that format.
+// Calls copy(place among the group's images, row of the batch) for images begin .. end of the grouped order.
+template <class Copy>
+void for_each_image(const ConvCall& call, int64_t begin, int64_t end, const Copy& copy) {
+  torch::stable::parallel_for(begin, end, 1, [&](int64_t first, int64_t last) {
+    for (int64_t place = first; place < last; ++place) {
+      copy(place - begin, call.order == nullptr ? place : call.order[place]);
+    }
+  });
+}
+
+// Images begin .. end of the grouped order. batch: all images, in this format.
 Tensor images_at(const ConvCall& call, const Tensor& batch, MemoryFormat format, int64_t begin, int64_t end) {
-  Tensor images = batch;
-  if (call.order == nullptr) return torch::stable::narrow(images, 0, begin, end - begin);
-  const Tensor own = torch::stable::empty({end - begin, batch.size(1), batch.size(2), batch.size(3)},
-                                          batch.scalar_type(), std::nullopt, batch.device(), std::nullopt, format);
+  Tensor all = batch;
+  if (call.order == nullptr) return torch::stable::narrow(all, 0, begin, end - begin);
+  const Tensor images = torch::stable::empty({end - begin, batch.size(1), batch.size(2), batch.size(3)},
+                                             ScalarType::Float, std::nullopt, batch.device(), std::nullopt, format);
   const int64_t numel = batch.numel() / batch.size(0);
-  for (int64_t place = begin; place < end; ++place) {
-    std::memcpy(own.mutable_data_ptr<float>() + (place - begin) * numel,
-                batch.const_data_ptr<float>() + call.order[place] * numel, sizeof(float) * static_cast<size_t>(numel));
-  }
-  return own;
+  const float* const source = batch.const_data_ptr<float>();
+  float* const target = images.mutable_data_ptr<float>();
+  for_each_image(call, begin, end,
+                 [=](int64_t place, int64_t row) { std::copy_n(source + row * numel, numel, target + place * numel); });
+  return images;
 }
 
 // Writes images begin .. end of the grouped order into the batch's results, which have this format.
 void put_images(const ConvCall& call, const Tensor& images, MemoryFormat format, int64_t begin, int64_t end,
                 const Tensor& results) {
-  const Tensor own = torch::stable::contiguous(images, format);
+  const Tensor dense = torch::stable::contiguous(images, format);
   const int64_t numel = results.numel() / results.size(0);
-  torch::stable::parallel_for(begin, end, 1, [&](int64_t first, int64_t last) {
-    for (int64_t place = first; place < last; ++place) {
-      const int64_t row = call.order == nullptr ? place : call.order[place];
-      std::memcpy(results.mutable_data_ptr<float>() + row * numel, own.const_data_ptr<float>() + (place - begin) * numel,
-                  sizeof(float) * static_cast<size_t>(numel));
-    }
-  });
+  const float* const source = dense.const_data_ptr<float>();
+  float* const target = results.mutable_data_ptr<float>();
+  for_each_image(call, begin, end,
+                 [=](int64_t place, int64_t row) { std::copy_n(source + place * numel, numel, target + row * numel); });
 }
 
 // Calls compute(some images of a slot, its dense weight, the slot) for all images of the dense route and puts together
@@ -189,7 +186,7 @@ Tensor dense_product(ConvCall& call, ConvProduct product, const char* counter, c
   const MemoryFormat format = format_of(images);
   const Tensor batch = torch::stable::contiguous(images, format);
   const int64_t at_once = images_at_once(call.shape);
-  for (const auto& [group, place] : groups) {
+  for (const ConvGroup& group : groups) {
     const Tensor weight = dense_weight(batch, call.shape, stores, group.slot);
     for (int64_t begin = group.begin; begin < group.end; begin += at_once) {
       const int64_t end = std::min(begin + at_once, group.end);
@@ -220,37 +217,10 @@ Tensor conv_dense_grad_input(ConvCall& call, const Tensor& grad_y, const std::ve
   const ConvShape& shape = call.shape;
   const auto compute = [&](const Tensor& images, const Tensor& weight, int64_t) {
     const Tensor unread = empty_images(images, {images.size(0), shape.C, shape.H, shape.W});
-    return convolution_backward(images, unread, weight, Window(shape), 0);
+    return convolution_grad_input(images, unread, weight, Window(shape));
   };
   return dense_product(call, CONV_GRAD_INPUT, "task_conv2d_grad_input.dense", grad_y, stores,
                        {grad_y.size(0), shape.C, shape.H, shape.W}, compute);
-}
-
-void conv_dense_grad_values(ConvCall& call, const Tensor& x, const Tensor& grad_y, const ConvStore& store,
-                            std::vector<void*>& results) {
-  if (x.numel() == 0 || grad_y.numel() == 0) return;
-  const auto groups = take_dense_groups(call, CONV_GRAD_VALUES, "task_conv2d_grad_values.dense", {store});
-  if (groups.empty()) return;
-  const MemoryFormat format = format_of(x);
-  const Tensor x_batch = torch::stable::contiguous(x, format), grad_batch = torch::stable::contiguous(grad_y, format);
-  const Tensor unread = empty_weight(x_batch, call.shape);
-  const int64_t at_once = images_at_once(call.shape);
-  for (const auto& [group, place] : groups) {
-    float* const result = static_cast<float*>(results[place]);
-    for (int64_t begin = group.begin; begin < group.end; begin += at_once) {
-      const int64_t end = std::min(begin + at_once, group.end);
-      const Tensor grad = convolution_backward(images_at(call, grad_batch, format, begin, end),
-                                               images_at(call, x_batch, format, begin, end), unread,
-                                               Window(call.shape), 1);
-      const float* const dense = grad.const_data_ptr<float>();
-      const bool is_first = begin == group.begin;
-      for_each_weight(store.index, group.slot, grad,
-                      [&](int64_t n, int64_t at) { result[n] = is_first ? dense[at] : result[n] + dense[at]; });
-    }
-  }
-  for (auto dense = groups.rbegin(); dense != groups.rend(); ++dense) {
-    results.erase(results.begin() + static_cast<std::ptrdiff_t>(dense->second));
-  }
 }
 
 }  // namespace rsn2

@@ -1,7 +1,7 @@
 // task_conv2d_grad_values on the CPU: checks, the wanted slots' images, the result allocated.
 #include <cstring>
 
-#include "task_conv2d_dense.h"
+#include "task_conv2d_checks.h"
 
 namespace rsn2 {
 namespace {
@@ -71,8 +71,7 @@ Tensor task_conv2d_grad_values(const Tensor& x,                   // [B, C, H, W
       call.groups.push_back({groups[g].slot, groups[g].begin, groups[g].end});
       results.push_back(data + first_result[g] * bytes);
     }
-    conv_dense_grad_values(call, x, grad_y, store, results);
-    if (!results.empty()) conv_grad_values(call, in, grad, store, results);
+    conv_grad_values(call, in, grad, store, results);
   }
   return result;
 }

@@ -1,4 +1,4 @@
-// Which route a slot's images take through a convolution: the sparse kernels, or the dense weight and libtorch's
+// Which route a slot's images take through a convolution: the sparse kernels, or the slot's dense weight and libtorch's
 // convolution. Torch-free.
 #pragma once
 
@@ -9,14 +9,17 @@
 
 namespace rsn2 {
 
-enum ConvProduct { CONV_FORWARD, CONV_GRAD_INPUT, CONV_GRAD_VALUES };
+enum ConvProduct { CONV_FORWARD, CONV_GRAD_INPUT };
 
-// The rule: by the slot's density and the kernel alone, so that a row's result does not depend on which other slots are
-// in its batch. num_owned: the weights that the slot reads, of O * C * P * Q.
-bool takes_dense_route(ConvProduct product, const ConvShape& shape, int64_t num_owned);
+// The rule. By the slot's density, the kernel and the size of an image alone, so that an image's result depends neither
+// on the other images of its batch nor on the number of threads. num_read: the weights that the slot reads, of
+// O * C * P * Q.
+bool takes_dense_route(ConvProduct product, const ConvShape& shape, int64_t num_read);
 
-// For tests and measurements: 0 by the rule (the default), 1 always sparse, 2 always dense where it is possible.
-RSN2_API void force_conv2d_route(int route);
-RSN2_API int forced_conv2d_route();
+enum ConvRoute { CONV_BY_RULE, CONV_SPARSE, CONV_DENSE };
+
+// For tests and measurements: another route than the rule's. CONV_DENSE goes wherever the dense route is able to.
+RSN2_API void set_conv2d_route(ConvRoute route);
+RSN2_API ConvRoute conv2d_route();
 
 }  // namespace rsn2
