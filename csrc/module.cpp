@@ -12,6 +12,7 @@
 #include "build_id.h"
 #include "cpu/counters.h"
 #include "cpu/levels.h"
+#include "cpu/task_conv2d_route.h"
 
 namespace py = pybind11;
 
@@ -35,6 +36,13 @@ std::map<std::string, std::pair<int64_t, int64_t>> debug_counters() {
   return counters;
 }
 
+rsn2::ConvRoute route_named(const std::string& name) {
+  if (name == "rule") return rsn2::CONV_BY_RULE;
+  if (name == "sparse") return rsn2::CONV_SPARSE;
+  if (name == "dense") return rsn2::CONV_DENSE;
+  throw py::value_error("route must be 'rule', 'sparse' or 'dense', got '" + name + "'");
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -56,6 +64,10 @@ PYBIND11_MODULE(_C, m) {
       "Use another CPU level from now on; ValueError when unknown or when the machine lacks it.");
   m.def("available_cpu_levels", [] { return level_names(true); }, "Levels this machine can run, plainest first.");
   m.def("compiled_cpu_levels", [] { return level_names(false); }, "Levels in the library, plainest first.");
+  m.def(
+      "set_conv2d_route", [](const std::string& name) { rsn2::set_conv2d_route(route_named(name)); }, py::arg("name"),
+      "For tests and measurements: 'rule' (the default), 'sparse', or 'dense' wherever it is able to; else "
+      "ValueError.");
   m.def("debug_counters", &debug_counters, "For each op that has counted: (calls, weights read).");
   m.def("reset_debug_counters", &rsn2::reset_counters);
   m.def("set_counting", &rsn2::set_counting, py::arg("on"), "Starts as RSN2_DEBUG=1 says.");

@@ -77,7 +77,9 @@ def task_conv2d(
         ValueError: a shape, dtype or device does not fit, or the kernel is larger than the padded image.
         IndexError: a slot id is out of range (on the CPU).
 
-    Gradients and determinism are those of :func:`rsn2_kernels.ops.task_linear`.
+    Gradients and determinism are those of :func:`rsn2_kernels.ops.task_linear`. On the CPU in float32, images of a
+    slot that reads nearly all of a kernel of 9 positions or more are given to PyTorch's own convolution; there an
+    infinite pixel makes NaN of results that it reaches only through weights of others.
     """
     _, num_outputs, num_columns = weight.shape
     kernel_size, stride, padding, dilation = list(kernel_size), list(stride), list(padding), list(dilation)

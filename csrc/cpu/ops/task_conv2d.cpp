@@ -1,7 +1,7 @@
 // task_conv2d, its gradient of the input and its index on the CPU: checks, images grouped by slot, outputs allocated.
 #include <optional>
 
-#include "task_conv2d_checks.h"
+#include "task_conv2d_dense.h"
 
 namespace rsn2 {
 namespace {
@@ -55,10 +55,10 @@ Tensor task_conv2d(const Tensor& x,                   // [B, C, H, W], any strid
                     bias->is_contiguous() && bias->scalar_type() == values.scalar_type(),
                 OP, ": bias must be a contiguous [", matrix.T, ", ", matrix.O, "] on the CPU, dtype of values");
   }
-  const Tensor y = empty_images(x, {x.size(0), shape.O, shape.out_H, shape.out_W});
-  if (y.numel() > 0) {
-    conv_forward(call_of(shape, x_dtype, dtype, rows), in, stores, bias ? bias->const_data_ptr() : nullptr,
-                 activation == "relu", result_images(y));
+  ConvCall call = call_of(shape, x_dtype, dtype, rows);
+  const Tensor y = conv_dense_forward(call, x, stores, bias, activation == "relu");
+  if (y.numel() > 0 && !call.groups.empty()) {
+    conv_forward(call, in, stores, bias ? bias->const_data_ptr() : nullptr, activation == "relu", result_images(y));
   }
   return y;
 }
@@ -87,9 +87,10 @@ Tensor task_conv2d_grad_input(const Tensor& grad_y,              // [B, O, H', W
   const ConvDtype grad_dtype = conv_dtype(OP, "grad_y", grad_y), dtype = conv_dtype(OP, "values", values);
   check_dtypes(OP, "grad_y", grad_dtype, dtype);
   const std::vector<ConvStore> stores = stores_of(OP, values, matrix, index, frozen, shape, rows);
-  const Tensor grad_x = empty_images(grad_y, {grad_y.size(0), shape.C, shape.H, shape.W});
-  if (grad_x.numel() > 0) {
-    conv_grad_input(call_of(shape, grad_dtype, dtype, rows), in, stores, result_images(grad_x));
+  ConvCall call = call_of(shape, grad_dtype, dtype, rows);
+  const Tensor grad_x = conv_dense_grad_input(call, grad_y, stores);
+  if (grad_x.numel() > 0 && !call.groups.empty()) {
+    conv_grad_input(call, in, stores, result_images(grad_x));
   }
   return grad_x;
 }

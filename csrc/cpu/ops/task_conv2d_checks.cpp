@@ -4,11 +4,8 @@
 #include "../levels.h"
 
 namespace rsn2 {
-namespace {
-
 using torch::headeronly::MemoryFormat;
 
-// channels_last and not at the same time contiguous, as torch sees it.
 bool is_channels_last(const Tensor& tensor) {
   if (tensor.is_contiguous()) return false;
   int64_t expected = 1;
@@ -18,8 +15,6 @@ bool is_channels_last(const Tensor& tensor) {
   }
   return true;
 }
-
-}  // namespace
 
 ConvDtype conv_dtype(const char* op, const char* name, const Tensor& tensor) {
   switch (tensor.scalar_type()) {

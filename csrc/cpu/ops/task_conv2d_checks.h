@@ -14,6 +14,9 @@ void check_dtypes(const char* op, const char* name, ConvDtype images, ConvDtype 
 // Checks that a tensor has shape [B, channels, H, W].
 ConvImages images_of(const char* op, const char* name, const Tensor& tensor, int64_t channels);
 
+// channels_last and not at the same time contiguous, as torch sees it.
+bool is_channels_last(const Tensor& tensor);
+
 // A new tensor of this shape in the memory format of `like`, and how the kernels see it.
 Tensor empty_images(const Tensor& like, const std::vector<int64_t>& size);
 ConvImages result_images(const Tensor& tensor);
