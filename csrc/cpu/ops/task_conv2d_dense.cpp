@@ -7,7 +7,7 @@
 #include <cstring>
 #include <utility>
 
-#include "task_conv2d_route.h"
+#include "../task_conv2d_route.h"
 
 namespace rsn2 {
 namespace {
