@@ -7,9 +7,10 @@ constexpr int kRowPieces = 16;
 static_assert(TASK_LINEAR_BLOCK_COLUMNS == 8 * 16, "eight registers hold the input of a block");
 
 // Sixteen pieces; lanes without one have size 0 and read what the first one does.
+template <typename E>
 struct PieceLanes {
   alignas(64) int32_t sizes[kRowPieces];
-  const float* values[kRowPieces];
+  const E* values[kRowPieces];
   const uint8_t* columns[kRowPieces];
   float* sums[kRowPieces];
   int count;
@@ -27,18 +28,20 @@ RSN2_INLINE __m512 look_up(const __m512* x, __m512i columns) {
   return _mm512_mask_blend_ps(bit6, low, high);
 }
 
-RSN2_INLINE void add_lanes(const PieceLanes& lanes, const __m512* x) {
+template <typename E>
+RSN2_INLINE void add_lanes(const PieceLanes<E>& lanes, const __m512* x) {
   const __m512i sizes = _mm512_load_si512(lanes.sizes);
   __m512 sum = _mm512_setzero_ps();
   for (int i = 0; i < lanes.most; i += 16) {
     __m512 columns[4];  // four bytes of each piece in each
-    load_four_of_each([&](int l) { return reinterpret_cast<const float*>(lanes.columns[l] + i); }, columns);
+    load_four_of_each([&](int l) { return _mm_loadu_ps(reinterpret_cast<const float*>(lanes.columns[l] + i)); },
+                      columns);
     RSN2_UNROLL
     for (int q = 0; q < 4; ++q) {
       const int first = i + 4 * q;
       if (first >= lanes.most) break;
       __m512 values[4];
-      load_four_of_each([&](int l) { return lanes.values[l] + first; }, values);
+      load_four_of_each([&](int l) { return bit_cast<__m128>(load_float4(lanes.values[l] + first)); }, values);
       RSN2_UNROLL
       for (int j = 0; j < 4; ++j) {
         const __mmask16 is_inside = _mm512_cmpgt_epi32_mask(sizes, _mm512_set1_epi32(first + j));
@@ -53,11 +56,12 @@ RSN2_INLINE void add_lanes(const PieceLanes& lanes, const __m512* x) {
 }
 
 // The pieces of one block: sums[row] += values * x, with x in 128 floats.
+template <typename E>
 static void add_block_of_one_row(const TaskLinearMatrix& m, int64_t block, int64_t first_panel, int64_t last_panel,
                                  const float* x, float* sums) {
   __m512 table[8];
   for (int i = 0; i < 8; ++i) table[i] = _mm512_loadu_ps(x + 16 * i);
-  const float* values = static_cast<const float*>(m.values);
+  const E* values = static_cast<const E*>(m.values);
   const TaskLinearStart* start = m.starts + block * m.num_panels + first_panel;
   const int32_t* first = m.firsts + start->piece;
   const uint8_t* row = m.rows + start->piece;
@@ -66,7 +70,7 @@ static void add_block_of_one_row(const TaskLinearMatrix& m, int64_t block, int64
     const TaskLinearBunch* bunch = m.bunches + start[0].bunch;
     int left_of_bunch = start[0].piece < start[1].piece ? bunch->count : 0;
     for (int64_t left = start[1].piece - start[0].piece; left > 0; left -= kRowPieces) {
-      PieceLanes lanes;
+      PieceLanes<E> lanes;
       lanes.count = left < kRowPieces ? int(left) : kRowPieces;
       int64_t farthest = 0;
       for (int l = 0; l < lanes.count; ++l, ++first, ++row) {
@@ -90,7 +94,9 @@ static void add_block_of_one_row(const TaskLinearMatrix& m, int64_t block, int64
       }
       for (int l = 0; l < lanes.count; ++l) {  // four at a time would read beyond the slot's values
         float sum = 0;
-        for (int i = 0; i < lanes.sizes[l]; ++i) sum += lanes.values[l][i] * x[lanes.columns[l][i]];
+        for (int i = 0; i < lanes.sizes[l]; ++i) {
+          sum += load_one<float, E>(lanes.values[l] + i) * x[lanes.columns[l][i]];
+        }
         *lanes.sums[l] += sum;
       }
     }
@@ -99,7 +105,7 @@ static void add_block_of_one_row(const TaskLinearMatrix& m, int64_t block, int64
 
 static bool can_take_one_row(const TaskLinearProduct& task) {
   for (const TaskLinearMatrix* store : task.stores) {
-    if (store && store->starts && (!store->firsts || store->value_type != TASK_LINEAR_FLOAT)) return false;
+    if (store && store->starts && !store->firsts) return false;
   }
   return task.in.num_rows == 1;
 }
@@ -120,7 +126,16 @@ static void product_of_one_row(const TaskLinearProduct& task) {
       x[c] = c < left ? load_one<float, E>(in + (first_column + c) * task.in.column_stride) : 0.0f;
     }
     for (const TaskLinearMatrix* store : task.stores) {
-      if (store && store->starts) add_block_of_one_row(*store, block, task.first_panel, task.last_panel, x, sums);
+      if (!store || !store->starts) continue;
+      switch (store->value_type) {
+        case TASK_LINEAR_BFLOAT16:
+          add_block_of_one_row<BFloat16>(*store, block, task.first_panel, task.last_panel, x, sums);
+          break;
+        case TASK_LINEAR_FLOAT16:
+          add_block_of_one_row<Float16>(*store, block, task.first_panel, task.last_panel, x, sums);
+          break;
+        default: add_block_of_one_row<float>(*store, block, task.first_panel, task.last_panel, x, sums);
+      }
     }
   }
   E* out = rows_of_vector<E, float>(task.out, 0).at[0] + first_row;

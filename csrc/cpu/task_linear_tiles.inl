@@ -30,17 +30,17 @@ RSN2_INLINE RowPointers<E> rows_of_vector(const TaskLinearRows& rows, int v) {
 }
 
 #if RSN2_VECTOR_BYTES == 64
-// four[j] = lane l holds row(l)[j], 0 <= j < 4. Half of the work is done by the loads, which make one vector of rows l,
-// l + 4, l + 8 and l + 12.
+// four[j] = lane l holds number j of row(l), four numbers. Half of the work is done by the loads, which make one vector
+// of rows l, l + 4, l + 8 and l + 12.
 template <typename Row>
 RSN2_INLINE void load_four_of_each(const Row& row, __m512* four) {
   __m512 rows[4];
   RSN2_UNROLL
   for (int l = 0; l < 4; ++l) {
-    rows[l] = _mm512_zextps128_ps512(_mm_loadu_ps(row(l)));
-    rows[l] = _mm512_mask_broadcast_f32x4(rows[l], 0x00f0, _mm_loadu_ps(row(l + 4)));
-    rows[l] = _mm512_mask_broadcast_f32x4(rows[l], 0x0f00, _mm_loadu_ps(row(l + 8)));
-    rows[l] = _mm512_mask_broadcast_f32x4(rows[l], 0xf000, _mm_loadu_ps(row(l + 12)));
+    rows[l] = _mm512_zextps128_ps512(row(l));
+    rows[l] = _mm512_mask_broadcast_f32x4(rows[l], 0x00f0, row(l + 4));
+    rows[l] = _mm512_mask_broadcast_f32x4(rows[l], 0x0f00, row(l + 8));
+    rows[l] = _mm512_mask_broadcast_f32x4(rows[l], 0xf000, row(l + 12));
   }
   const __m512d low01 = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xffff, rows[0], rows[1]));
   const __m512d low23 = _mm512_castps_pd(_mm512_maskz_unpacklo_ps(0xffff, rows[2], rows[3]));
@@ -61,7 +61,7 @@ RSN2_INLINE void load_transposed(const Row& row, Vec<A>* square) {
     RSN2_UNROLL
     for (int q = 0; q < 16; q += 4) {
       __m512 four[4];
-      load_four_of_each([&](int l) { return row(l) + q; }, four);
+      load_four_of_each([&](int l) { return _mm_loadu_ps(row(l) + q); }, four);
       RSN2_UNROLL
       for (int j = 0; j < 4; ++j) square[q + j] = bit_cast<Vec<A>>(four[j]);
     }
