@@ -55,50 +55,57 @@ RSN2_INLINE void add_lanes(const PieceLanes<E>& lanes, const __m512* x) {
   for (int l = 0; l < lanes.count; ++l) *lanes.sums[l] += sums[l];
 }
 
-// The pieces of one block: sums[row] += values * x, with x in 128 floats.
+// Columns, firsts and rows of a panel's part of a block come nearer: they stand apart from those walked before.
+RSN2_INLINE void prefetch(const TaskLinearMatrix& m, const TaskLinearStart* start) {
+  const auto fetch = [](const void* from, int64_t num_bytes) {
+    for (int64_t at = 0; at < num_bytes; at += 64) __builtin_prefetch(static_cast<const char*>(from) + at, 0, 2);
+  };
+  const int64_t num_pieces = start[1].piece - start[0].piece;
+  fetch(m.columns + start->weight, start[1].weight - start[0].weight);
+  fetch(m.firsts + start->piece, num_pieces * int64_t(sizeof(int32_t)));
+  fetch(m.rows + start->piece, num_pieces);
+}
+
+// The pieces of a panel in one block: sums[row] += values * x, with x in 128 floats.
 template <typename E>
-static void add_block_of_one_row(const TaskLinearMatrix& m, int64_t block, int64_t first_panel, int64_t last_panel,
-                                 const float* x, float* sums) {
+static void add_block_of_one_row(const TaskLinearMatrix& m, const TaskLinearStart* start, const float* x, float* sums) {
   __m512 table[8];
   for (int i = 0; i < 8; ++i) table[i] = _mm512_loadu_ps(x + 16 * i);
   const E* values = static_cast<const E*>(m.values);
-  const TaskLinearStart* start = m.starts + block * m.num_panels + first_panel;
   const int32_t* first = m.firsts + start->piece;
   const uint8_t* row = m.rows + start->piece;
   const uint8_t* column = m.columns + start->weight;
-  for (int64_t panel = first_panel; panel < last_panel; ++panel, ++start, sums += m.panel_rows) {
-    const TaskLinearBunch* bunch = m.bunches + start[0].bunch;
-    int left_of_bunch = start[0].piece < start[1].piece ? bunch->count : 0;
-    for (int64_t left = start[1].piece - start[0].piece; left > 0; left -= kRowPieces) {
-      PieceLanes<E> lanes;
-      lanes.count = left < kRowPieces ? int(left) : kRowPieces;
-      int64_t farthest = 0;
-      for (int l = 0; l < lanes.count; ++l, ++first, ++row) {
-        if (left_of_bunch == 0) left_of_bunch = (++bunch)->count;
-        --left_of_bunch;
-        lanes.sizes[l] = lanes.most = bunch->size;  // they grow
-        lanes.values[l] = values + *first;
-        lanes.columns[l] = column;
-        lanes.sums[l] = sums + *row;
-        column += bunch->size;
-        if (farthest < *first) farthest = *first;
+  const TaskLinearBunch* bunch = m.bunches + start->bunch;
+  int left_of_bunch = start[0].piece < start[1].piece ? bunch->count : 0;
+  for (int64_t left = start[1].piece - start[0].piece; left > 0; left -= kRowPieces) {
+    PieceLanes<E> lanes;
+    lanes.count = left < kRowPieces ? int(left) : kRowPieces;
+    int64_t farthest = 0;
+    for (int l = 0; l < lanes.count; ++l, ++first, ++row) {
+      if (left_of_bunch == 0) left_of_bunch = (++bunch)->count;
+      --left_of_bunch;
+      lanes.sizes[l] = lanes.most = bunch->size;  // they grow
+      lanes.values[l] = values + *first;
+      lanes.columns[l] = column;
+      lanes.sums[l] = sums + *row;
+      column += bunch->size;
+      if (farthest < *first) farthest = *first;
+    }
+    for (int l = lanes.count; l < kRowPieces; ++l) {
+      lanes.sizes[l] = 0;
+      lanes.values[l] = lanes.values[0];
+      lanes.columns[l] = lanes.columns[0];
+    }
+    if (farthest + (lanes.most + 3) / 4 * 4 <= m.num_values) {
+      add_lanes(lanes, table);
+      continue;
+    }
+    for (int l = 0; l < lanes.count; ++l) {  // four at a time would read beyond the slot's values
+      float sum = 0;
+      for (int i = 0; i < lanes.sizes[l]; ++i) {
+        sum += load_one<float, E>(lanes.values[l] + i) * x[lanes.columns[l][i]];
       }
-      for (int l = lanes.count; l < kRowPieces; ++l) {
-        lanes.sizes[l] = 0;
-        lanes.values[l] = lanes.values[0];
-        lanes.columns[l] = lanes.columns[0];
-      }
-      if (farthest + (lanes.most + 3) / 4 * 4 <= m.num_values) {
-        add_lanes(lanes, table);
-        continue;
-      }
-      for (int l = 0; l < lanes.count; ++l) {  // four at a time would read beyond the slot's values
-        float sum = 0;
-        for (int i = 0; i < lanes.sizes[l]; ++i) {
-          sum += load_one<float, E>(lanes.values[l] + i) * x[lanes.columns[l][i]];
-        }
-        *lanes.sums[l] += sum;
-      }
+      *lanes.sums[l] += sum;
     }
   }
 }
@@ -116,25 +123,33 @@ static void product_of_one_row(const TaskLinearProduct& task) {
   const TaskLinearMatrix& shape = *task.stores[0];
   const int64_t first_row = task.first_panel * shape.panel_rows;
   const int64_t last_row = task.last_panel == shape.num_panels ? shape.num_rows : task.last_panel * shape.panel_rows;
-  float* x = static_cast<float*>(task.scratch);
-  float* sums = x + shape.block_columns;
+  float* copy = static_cast<float*>(task.scratch);
+  float* sums = copy + shape.block_columns;
   __builtin_memset(sums, 0, sizeof(float) * (last_row - first_row));
   const E* in = rows_of_vector<const E, float>(task.in, 0).at[0];
-  for (int64_t block = 0; block < shape.num_blocks; ++block) {
-    const int64_t first_column = block * shape.block_columns, left = shape.num_columns - first_column;
-    for (int64_t c = 0; c < shape.block_columns; ++c) {
-      x[c] = c < left ? load_one<float, E>(in + (first_column + c) * task.in.column_stride) : 0.0f;
-    }
-    for (const TaskLinearMatrix* store : task.stores) {
-      if (!store || !store->starts) continue;
-      switch (store->value_type) {
-        case TASK_LINEAR_BFLOAT16:
-          add_block_of_one_row<BFloat16>(*store, block, task.first_panel, task.last_panel, x, sums);
-          break;
-        case TASK_LINEAR_FLOAT16:
-          add_block_of_one_row<Float16>(*store, block, task.first_panel, task.last_panel, x, sums);
-          break;
-        default: add_block_of_one_row<float>(*store, block, task.first_panel, task.last_panel, x, sums);
+  // Panels outside: the values of one are a few streams then, which the processor fetches ahead.
+  for (int64_t panel = task.first_panel; panel < task.last_panel; ++panel) {
+    for (int64_t block = 0; block < shape.num_blocks; ++block) {
+      const int64_t first_column = block * shape.block_columns, left = shape.num_columns - first_column;
+      const float* x = copy;
+      if constexpr (sizeof(E) == sizeof(float)) {
+        if (left >= shape.block_columns && task.in.column_stride == 1) x = in + first_column;
+      }
+      if (x == copy) {
+        for (int64_t c = 0; c < shape.block_columns; ++c) {
+          copy[c] = c < left ? load_one<float, E>(in + (first_column + c) * task.in.column_stride) : 0.0f;
+        }
+      }
+      for (const TaskLinearMatrix* store : task.stores) {
+        if (!store || !store->starts) continue;
+        const TaskLinearStart* start = store->starts + block * store->num_panels + panel;
+        if (block + 1 < shape.num_blocks) prefetch(*store, start + store->num_panels);
+        float* panel_sums = sums + (panel - task.first_panel) * shape.panel_rows;
+        switch (store->value_type) {
+          case TASK_LINEAR_BFLOAT16: add_block_of_one_row<BFloat16>(*store, start, x, panel_sums); break;
+          case TASK_LINEAR_FLOAT16: add_block_of_one_row<Float16>(*store, start, x, panel_sums); break;
+          default: add_block_of_one_row<float>(*store, start, x, panel_sums);
+        }
       }
     }
   }
