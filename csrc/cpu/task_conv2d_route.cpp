@@ -42,8 +42,8 @@ namespace {
 // and 1.7 times as long as the sparse product of 1, 16, 64 and 512 rows (256x256: 2.9, 2.8, 2.2, 1.5). F.linear alone
 // is faster at one row only (0.26), where reading the packed weights into scratch is most of the work; were unpacking
 // no more than a copy, dense would win there (0.6) and nowhere else (1.06 and more).
-constexpr double LEAST_DENSITY_3X3 = 0.85;  // kernels of 9 positions or more
-constexpr double LEAST_DENSITY_5X5 = 0.75;  // of 25 or more
+constexpr double LEAST_DENSITY_3X3 = 0.8;  // kernels of 9 positions or more
+constexpr double LEAST_DENSITY_5X5 = 0.7;  // of 25 or more
 constexpr int64_t LARGEST_SMALL_IMAGE = 20480;
 constexpr int64_t LEAST_GRAD_CHANNELS = 32;
 

@@ -25,7 +25,7 @@ LAYOUTS = pytest.mark.parametrize("layout", [torch.contiguous_format, torch.chan
 THREE = (5, 32, 20, 3, (26, 25), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1))
 FIVE = (3, 32, 12, 3, (26, 25), (5, 5), (1, 1), (2, 2, 2, 2), (1, 1))
 STRIDED = (3, 32, 20, 3, (31, 26), (3, 3), (2, 1), (1, 1, 0, 0), (1, 1))
-LEAST = {THREE: 0.85, FIVE: 0.75, STRIDED: 0.85}
+LEAST = {THREE: 0.8, FIVE: 0.7, STRIDED: 0.8}
 IDS = ["3x3", "5x5", "3x3_strided"]
 
 
