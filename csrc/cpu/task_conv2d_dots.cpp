@@ -29,6 +29,7 @@ struct Part {
   ConvIndex::Slot slot;
   int64_t num_tiles, num_spans;
   ConvBuffer<A> sums;  // [num_spans][N]
+  bool has_nan = false;
 };
 
 template <class A>
@@ -209,19 +210,26 @@ void run(const ConvCall& call, const ConvImages& x, const ConvImages& grad_y, co
   share_jobs<Workspace<A>>(static_cast<int64_t>(jobs.size()), [&](Workspace<A>& space, int64_t j) {
     do_job<A>(call, parts[jobs[j].group], jobs[j], x, grad_y, index, space);
   });
+  const auto write = [&](const Part<A>& part, size_t g, const A* sums) {
+    V* const result = static_cast<V*>(results[g]);
+    for (int64_t n = 0; n < part.slot.N; ++n) from_sum(sums[n], result[part.slot.places[n]]);
+  };
   struct Nothing {};
   share_jobs<Nothing>(static_cast<int64_t>(parts.size()), [&](Nothing&, int64_t g) {
     Part<A>& part = parts[g];
     A* const sums = part.sums.room_for(0);
-    bool has_nan = false;
     for (int64_t n = 0; n < part.slot.N; ++n) {
       for (int64_t span = 1; span < part.num_spans; ++span) sums[n] += sums[span * part.slot.N + n];
-      has_nan = has_nan || sums[n] != sums[n];
+      part.has_nan = part.has_nan || sums[n] != sums[n];
     }
-    if (has_nan) conv_replace_nans(call, call.groups[g], index, part.slot, x, grad_y, sums);
-    V* const result = static_cast<V*>(results[g]);
-    for (int64_t n = 0; n < part.slot.N; ++n) from_sum(sums[n], result[part.slot.places[n]]);
+    if (!part.has_nan) write(part, g, sums);
   });
+  for (size_t g = 0; g < parts.size(); ++g) {  // one after another: each is shared by all threads
+    if (!parts[g].has_nan) continue;
+    A* const sums = parts[g].sums.room_for(0);
+    conv_replace_nans(call, call.groups[g], index, parts[g].slot, x, grad_y, sums);
+    write(parts[g], g, sums);
+  }
 }
 
 }  // namespace
