@@ -103,3 +103,63 @@ def test_finite_sums_that_overflow_on_the_way(make_conv, cpu_level, kernel):
     assert torch.equal(problem.grad_values(), torch.zeros_like(problem.weight.values))
     problem.grad_y[1] /= 2
     assert torch.equal(problem.grad_values(), torch.full_like(problem.weight.values, torch.inf))
+
+
+def strided(tensor, layout):
+    """The same numbers elsewhere in memory."""
+    batch, channels, height, width = tensor.shape
+    if layout == "channels_last":
+        return tensor.contiguous(memory_format=torch.channels_last)
+    shape = {
+        "crop": (batch, channels, height, width + 3),
+        "crop of channels_last": (batch, channels, height + 1, width + 3),
+        "every other channel": (batch, 2 * channels, height, width),
+        "pixels apart": (batch, channels, height, 2 * width),
+        "transposed": (batch, channels, width, height),
+    }[layout]
+    memory = tensor.new_full(shape, torch.nan)
+    view = {
+        "crop": lambda: memory[..., :width],
+        "crop of channels_last": lambda: memory.to(memory_format=torch.channels_last)[..., 1:, 2 : 2 + width],
+        "every other channel": lambda: memory[:, ::2],
+        "pixels apart": lambda: memory[..., ::2],
+        "transposed": lambda: memory.mT,
+    }[layout]()
+    return view.copy_(tensor)
+
+
+@pytest.mark.parametrize("size", [(8, 8), (12, 16), (66, 128)], ids=str)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_bits_do_not_depend_on_memory(make_conv, cpu_level, dtype, size):
+    """The last size is copied in spans, which start and end within rows."""
+    problem = make_conv((5, 37, 18, 2, size, (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)), dtype=dtype)
+    problem.check("grad_values")
+    want = problem.grad_values()
+    for layout in (
+        "channels_last",
+        "crop",
+        "crop of channels_last",
+        "every other channel",
+        "pixels apart",
+        "transposed",
+    ):
+        x, grad_y = strided(problem.x, layout), strided(problem.grad_y, layout)
+        assert not x.is_contiguous() and torch.equal(x, problem.x)
+        assert torch.equal(replace(problem, x=x).grad_values(), want), layout
+        assert torch.equal(replace(problem, grad_y=grad_y).grad_values(), want), layout
+        assert torch.equal(replace(problem, x=x, grad_y=grad_y).grad_values(), want), layout
+    for part in (problem.grad_y[..., :1, :1], problem.grad_y[..., :1], problem.grad_y[:1], problem.grad_y[:, :1]):
+        expanded = part.expand_as(problem.grad_y)
+        want = replace(problem, grad_y=expanded.contiguous()).grad_values()
+        assert torch.equal(replace(problem, grad_y=expanded).grad_values(), want)
+
+
+def test_a_mixed_batch_of_crops_equals_its_tasks(make_conv, cpu_level):
+    problem = make_conv((9, 37, 18, 2, (16, 16), (1, 1), (1, 1), (0, 0, 0, 0), (1, 1)))
+    problem = replace(
+        problem, x=strided(problem.x, "crop"), grad_y=problem.grad_y[..., :1, :1].expand_as(problem.grad_y)
+    )
+    mixed = problem.grad_values().split(problem.num_owned)
+    for slot in range(2):
+        alone = problem.of_one_slot(slot).grad_values().split(problem.num_owned)
+        assert torch.equal(alone[slot], mixed[slot])
