@@ -29,6 +29,7 @@ struct Part {
   ConvIndex::Slot slot;
   int64_t num_tiles, num_spans;
   ConvBuffer<A> sums;  // [num_spans][N]
+  bool has_nan = false;
 };
 
 template <class A>
@@ -116,12 +117,15 @@ void do_job(const ConvCall& call, Part<A>& part, const Job& job, const ConvImage
                                  plan.rows * plan.columns,
                                  plan.result.pitch};
 
+  const int64_t pixel_vectors = call.shape.H * call.shape.W / lanes;  // of a plan that is direct
   const int64_t first_tile = part.num_tiles * job.span / part.num_spans;
   const int64_t end_tile = part.num_tiles * (job.span + 1) / part.num_spans;
   for (int64_t tile = first_tile; tile < end_tile; ++tile) {
     const int64_t num_lanes = fill_lanes(call, group, plan, tile * tile_lanes, tile_lanes, space.lanes);
+    const ConvLane first_lane = space.lanes[0];
+    const int64_t columns = plan.is_direct ? std::min(plan.columns, pixel_vectors - first_lane.j) : plan.columns;
     if (plan.is_direct)
-      grad = conv_pixels<A>(grad_y, space.lanes[0].image, first_o);
+      grad = conv_span<A>(call, plan, grad_y, first_lane, columns, first_o, num_o, same.data(), space.grad);
     else
       kernels.copy_in[call.image_dtype](grad_y, grad_form, space.lanes.data(), num_lanes, first_o, num_o, grad);
     for (int64_t c_block = job.first_c; c_block < job.end_c; ++c_block) {
@@ -130,10 +134,10 @@ void do_job(const ConvCall& call, Part<A>& part, const Job& job, const ConvImage
       const int64_t first_c = c_block * index.block_c, num_c = std::min(index.block_c, index.C - first_c);
       const int64_t start = block_starts[c_block - job.first_c];
       if (plan.is_direct)
-        source = conv_pixels<A>(x, space.lanes[0].image, first_c);
+        source = conv_span<A>(call, plan, x, first_lane, columns, first_c, num_c, same.data(), space.source);
       else
         kernels.copy_in[call.image_dtype](x, plan.source, space.lanes.data(), num_lanes, first_c, num_c, source);
-      kernels.dots[sum_type]({offsets + start, ends, num_o, source, grad, plan.num_groups * plan.rows, plan.columns,
+      kernels.dots[sum_type]({offsets + start, ends, num_o, source, grad, plan.num_groups * plan.rows, columns,
                               plan.source_row_pitch, plan.result.pitch, sums + start * lanes});
     }
     if ((tile + 1 - first_tile) % TILES_PER_SUM == 0 || tile + 1 == end_tile) {
@@ -189,9 +193,9 @@ void run(const ConvCall& call, const ConvImages& x, const ConvImages& grad_y, co
     Part<A>& part = parts[g];
     part.slot = index.slot(group.slot);
     if (part.slot.N == 0 || group.begin == group.end) continue;
-    // The cut into tiles decides the order of the sum, so it depends on this slot alone.
-    if (conv_is_direct(call, x, grad_y))
-      make_direct_plan(call, x, grad_y, index.num_blocks_o, part.plan);
+    // The cut into tiles decides the order of the sum, so it depends on this slot and on no stride.
+    if (conv_is_direct(call))
+      make_direct_gradient_plan(call, x, grad_y, index.num_blocks_o, part.plan);
     else
       make_plan(h, w,
                 {group.end - group.begin, part.slot.N, index.C, index.block_c, index.O, index.block_o, lanes,
@@ -209,19 +213,26 @@ void run(const ConvCall& call, const ConvImages& x, const ConvImages& grad_y, co
   share_jobs<Workspace<A>>(static_cast<int64_t>(jobs.size()), [&](Workspace<A>& space, int64_t j) {
     do_job<A>(call, parts[jobs[j].group], jobs[j], x, grad_y, index, space);
   });
+  const auto write = [&](const Part<A>& part, size_t g, const A* sums) {
+    V* const result = static_cast<V*>(results[g]);
+    for (int64_t n = 0; n < part.slot.N; ++n) from_sum(sums[n], result[part.slot.places[n]]);
+  };
   struct Nothing {};
   share_jobs<Nothing>(static_cast<int64_t>(parts.size()), [&](Nothing&, int64_t g) {
     Part<A>& part = parts[g];
     A* const sums = part.sums.room_for(0);
-    bool has_nan = false;
     for (int64_t n = 0; n < part.slot.N; ++n) {
       for (int64_t span = 1; span < part.num_spans; ++span) sums[n] += sums[span * part.slot.N + n];
-      has_nan = has_nan || sums[n] != sums[n];
+      part.has_nan = part.has_nan || sums[n] != sums[n];
     }
-    if (has_nan) conv_replace_nans(call, call.groups[g], index, part.slot, x, grad_y, sums);
-    V* const result = static_cast<V*>(results[g]);
-    for (int64_t n = 0; n < part.slot.N; ++n) from_sum(sums[n], result[part.slot.places[n]]);
+    if (!part.has_nan) write(part, g, sums);
   });
+  for (size_t g = 0; g < parts.size(); ++g) {  // one after another: each is shared by all threads
+    if (!parts[g].has_nan) continue;
+    A* const sums = parts[g].sums.room_for(0);
+    conv_replace_nans(call, call.groups[g], index, parts[g].slot, x, grad_y, sums);
+    write(parts[g], g, sums);
+  }
 }
 
 }  // namespace
