@@ -25,7 +25,7 @@ constexpr int TASK_LINEAR_MOST_PIECE = 32;
 // Four vectors for each fill two thirds of a first-level cache of 48 KiB.
 constexpr int64_t TASK_LINEAR_BLOCK_COLUMNS = 128;
 // What the kernels may read beyond the last row, column or first, in bytes.
-constexpr int64_t TASK_LINEAR_OVERREAD = 64;
+constexpr int64_t TASK_LINEAR_OVERREAD = 96;
 
 // One slot's weights as a sparse matrix of num_rows x num_columns, cut into panels of rows and blocks of columns.
 struct TaskLinearMatrix {
