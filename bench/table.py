@@ -22,7 +22,7 @@ class Row(NamedTuple):
 
 ROWS = (
     *(
-        Row(f"linear 1000x1000, 512 rows, {density:.0%}, forward",
+        Row(f"linear 1000x1000, 512 rows, {100 * density:.0f} %, forward",
             f"task_linear forward shape=1000x1000 rows=512 density={density} slots=1")
         for density in (0.05, 0.1, 0.2, 0.25)
     ),
@@ -39,7 +39,8 @@ ROWS = (
         for size, rows in ((1000, 64), (1000, 16), (4096, 1), (1000, 1))
     ),
     *(
-        Row(f"convolution 3x3, {channels} to {channels}, 28x28, 64 images, {density:.0%}, {what.replace('+', ' and ')}",
+        Row(f"convolution 3x3, {channels} to {channels}, 28x28, 64 images, {100 * density:.0f} %, "
+            f"{what.replace('+', ' and ')}",
             f"task_conv2d {what} shape={channels}x{channels}x3x3@28 rows=64 density={density} slots=1")
         for channels in (64, 32) for density in (0.1, 0.2) for what in ("forward", "forward+backward")
     ),
