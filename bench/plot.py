@@ -62,7 +62,7 @@ FIGURES = (
         Panel("linear 4096x4096, 10 % owned", lambda line: _forward(line, "4096x4096", density=0.10, slots=1)),
     )),
     Figure("speed_tasks", "slots", "tasks in the batch", True, (
-        Panel("linear 1000x1000, 5 % owned by each, 512 rows at random over the tasks,\n"
+        Panel("linear 1000x1000, 5 % owned by each task, 512 rows,\n"
               "against one dense model for each task",
               lambda line: _forward(line, "1000x1000", density=0.05, rows=512)),
     )),
