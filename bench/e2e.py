@@ -97,7 +97,7 @@ def measure(network: Network, *, quick: bool) -> dict[str, Any]:
     """The line of a network; nothing is timed when the losses differ."""
     from .epoch import prepare
 
-    how_often = 1 if quick else 2
+    how_often = 1 if quick else 3
     num_steps = 4 if quick else network.num_steps
     line: dict[str, Any] = {
         "op": "training", "what": "one epoch", "network": network.title, "rows": 512, "density": network.keep,

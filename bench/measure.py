@@ -36,7 +36,7 @@ class Pace(NamedTuple):
     leave_out: tuple[str, ...] = ()
 
 
-FULL = Pace(0.4, block=5, least=5, most=40, attempts=2)
+FULL = Pace(0.7, block=5, least=5, most=40, attempts=3)
 SLOW_OR_DULL = ("torch.compile frozen", "torch.compile", "masked dense")
 QUICK = Pace(0.1, block=3, least=3, most=12, attempts=1, leave_out=SLOW_OR_DULL)
 

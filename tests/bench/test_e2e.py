@@ -63,7 +63,7 @@ def processes(monkeypatch):
 def test_line(processes):
     line = e2e.measure(e2e.NETWORKS["conv"], quick=False)
     steps = e2e.NETWORKS["conv"].num_steps
-    assert processes[1] == [("ours", 3), (e2e.MASKED, 3), *[("ours", steps), (e2e.MASKED, steps)] * 2]
+    assert processes[1] == [("ours", 3), (e2e.MASKED, 3), *[("ours", steps), (e2e.MASKED, steps)] * 3]
     assert line["ratio"] == {e2e.MASKED: 4.0} and line["ratio_epoch"] == 7.0
     assert line["peak_bytes"] == {"ours": 10, e2e.MASKED: 30}
     assert (line["steps"], line["steps_of_epoch"]) == (steps, 94)

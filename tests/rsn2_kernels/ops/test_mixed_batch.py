@@ -26,7 +26,7 @@ def test_equals_the_slots_one_by_one(make_problem, make_frozen, compiled, batch,
         assert torch.equal(mixed[problem.slots == slot], problem.of_one_slot(slot).get(result))
 
 
-@FLOATS
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16, torch.float16], ids=str)
 @RESULTS
 @ROWS
 def test_equals_its_rows_one_by_one(make_problem, compiled, batch, result, dtype):
