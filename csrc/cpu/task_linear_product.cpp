@@ -5,8 +5,9 @@
 namespace rsn2 {
 namespace {
 
-// Rows of the matrix whose sums a tile of batch rows holds: 256 KiB, in the second-level cache.
-constexpr int64_t MOST_SUM_ROWS = 1024;
+// Rows of the matrix whose sums the tiles of a unit hold together: 512 KiB, half of a second-level cache. A matrix of
+// so many rows or more is read once for each tile, which costs less than to gather the input once for each 512 rows.
+constexpr int64_t MOST_SUM_ROWS = 2048;
 // Bytes of values and columns that no longer stay in the cache from one tile to the next.
 constexpr int64_t LARGE_MATRIX = 1 << 20;
 // Multiply-adds of whole vectors below which splitting the work further costs more than it saves.
@@ -51,9 +52,9 @@ void task_linear_product(const TaskLinearCall& call) {
     const int64_t rows = group.end - group.begin, tiles = ceil_div(rows, tile_rows);
     const bool is_large = num_values * (sum_bytes + 1) > LARGE_MATRIX;
     // Panels of one unit, and tiles that take turns on them.
-    int64_t parts = ceil_div(m.num_rows, is_large ? MOST_SUM_ROWS / 2 : MOST_SUM_ROWS);
+    int64_t parts = ceil_div(m.num_rows, MOST_SUM_ROWS);
     int64_t turns =
-        is_large ? std::clamp<int64_t>(2 * MOST_SUM_ROWS * parts / std::max<int64_t>(m.num_rows, 1), 1, tiles) : 1;
+        is_large ? std::clamp<int64_t>(MOST_SUM_ROWS * parts / std::max<int64_t>(m.num_rows, 1), 1, tiles) : 1;
     if (threads > 1) {
       turns = std::clamp<int64_t>(num_all_tiles * parts / (2 * threads), 1, turns);
       const int64_t work = (num_values + m.num_rows) * ceil_div(std::min(rows, tile_rows), lanes);
