@@ -5,9 +5,11 @@
 namespace rsn2 {
 namespace {
 
-// Rows of the matrix whose sums the tiles of a unit hold together: 512 KiB, half of a second-level cache. A matrix of
-// so many rows or more is read once for each tile, which costs less than to gather the input once for each 512 rows.
+// Rows of the matrix whose sums the tiles of a unit hold together: 512 KiB, half of a second-level cache. At low
+// density one tile holds them all: the weights are read once for each tile, which costs less than to gather the input
+// for each 512 rows. At high density four tiles share them.
 constexpr int64_t MOST_SUM_ROWS = 2048;
+constexpr int64_t MOST_SUM_ROWS_IF_DENSE = 512;
 // Bytes of values and columns that no longer stay in the cache from one tile to the next.
 constexpr int64_t LARGE_MATRIX = 1 << 20;
 // Multiply-adds of whole vectors below which splitting the work further costs more than it saves.
@@ -52,7 +54,8 @@ void task_linear_product(const TaskLinearCall& call) {
     const int64_t rows = group.end - group.begin, tiles = ceil_div(rows, tile_rows);
     const bool is_large = num_values * (sum_bytes + 1) > LARGE_MATRIX;
     // Panels of one unit, and tiles that take turns on them.
-    int64_t parts = ceil_div(m.num_rows, MOST_SUM_ROWS);
+    const bool is_dense = is_large && num_values > m.num_rows * m.num_columns / 5;
+    int64_t parts = ceil_div(m.num_rows, is_dense ? MOST_SUM_ROWS_IF_DENSE : MOST_SUM_ROWS);
     int64_t turns =
         is_large ? std::clamp<int64_t>(MOST_SUM_ROWS * parts / std::max<int64_t>(m.num_rows, 1), 1, tiles) : 1;
     if (threads > 1) {
