@@ -112,7 +112,7 @@ def draw(figure: Figure, lines: Sequence[Line], folder: Path) -> Path | None:
     if not panels:
         return None
     with plt.rc_context({"font.size": 10, "svg.hashsalt": "bench", "svg.fonttype": "none"}):
-        drawn, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 4.2), squeeze=False)
+        drawn, axes = plt.subplots(1, len(panels), figsize=(5.6 * len(panels), 4.8), squeeze=False)
         for ax, (panel, by_name) in zip(axes[0], panels, strict=True):
             for name, pairs in by_name.items():
                 colour, marker = STYLES[name]
@@ -133,7 +133,8 @@ def draw(figure: Figure, lines: Sequence[Line], folder: Path) -> Path | None:
             ax.set_title(panel.title, fontsize=10)
             ax.set_xlabel(figure.label)
             ax.grid(True, color="#dddddd", linewidth=0.6)
-            ax.legend(fontsize=8, framealpha=0.9)
+            # Below the axes, where it covers no point.
+            ax.legend(fontsize=9, frameon=False, ncols=3, loc="upper center", bbox_to_anchor=(0.5, -0.17))
         axes[0][0].set_ylabel("time over ours")
         drawn.tight_layout()
         path = folder / f"{figure.name}.svg"
