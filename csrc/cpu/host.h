@@ -1,4 +1,4 @@
-// What the host sides of the CPU kernels share: errors, positions, rows grouped by slot, scratch, debug counters.
+// What the host sides of the CPU kernels share: positions, rows grouped by slot, scratch, debug counters.
 // Torch-free, as all of csrc/cpu/ but ops/.
 //
 // Never included by the level files: std inline code must not be compiled with wider instructions.
@@ -8,34 +8,12 @@
 #include <cstdint>
 #include <memory>
 #include <new>
-#include <sstream>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
+#include "../errors.h"
+
 namespace rsn2 {
-
-// ---- errors -------------------------------------------------------------------------------------------------------
-// Across torch.ops std::invalid_argument arrives as ValueError, std::out_of_range as IndexError, anything else as
-// RuntimeError. Throw only from the thread that entered the op: libtorch's parallel_for turns an exception thrown
-// inside its loop into a RuntimeError and prints it.
-
-template <class... Parts>
-std::string message(const Parts&... parts) {
-  std::ostringstream text;
-  ((text << parts), ...);
-  return text.str();
-}
-
-template <class... Parts>
-[[noreturn]] void throw_value_error(const Parts&... parts) {
-  throw std::invalid_argument(message(parts...));
-}
-
-template <class... Parts>
-void check_value(bool ok, const Parts&... parts) {
-  if (!ok) throw_value_error(parts...);
-}
 
 constexpr int64_t ceil_div(int64_t a, int64_t b) { return (a + b - 1) / b; }
 

@@ -1,0 +1,50 @@
+// How kernels read the index that rsn2_kernels/formats/gather_index.py derives from the positions.
+//
+// A weight matrix [O, K] is cut into panels of 16 rows and spans of 256 columns; a tile is where they cross. For each
+// slot the index says where each tile's values begin, and each row's inside the tile; for each value, its column inside
+// the span.
+#pragma once
+
+#include "platform.h"
+
+namespace rsn2 {
+
+constexpr int kPanelRows = 16;
+constexpr int kSpanColumns = 256;
+
+// Values first .. last of the store.
+struct ValueRange {
+  int64_t first, last;
+};
+
+// One slot's tiles. A slot that owns nothing has no tables: `owns_any` is false, and nothing else may be asked.
+struct SlotTable {
+  const uint16_t* row_starts;  // [tiles][16]
+  const int32_t* tile_starts;  // [tiles + 1]
+  bool owns_any;
+
+  RSN2_DEVICE ValueRange of_tile(int64_t tile) const { return {tile_starts[tile], tile_starts[tile + 1]}; }
+  // Row 0 .. 15 of a tile.
+  RSN2_DEVICE ValueRange of_row(int64_t tile, int row) const {
+    const int64_t first = tile_starts[tile];
+    const uint16_t* starts = row_starts + tile * kPanelRows + row;
+    return {first + starts[0], row + 1 < kPanelRows ? first + starts[1] : int64_t(tile_starts[tile + 1])};
+  }
+};
+
+struct GatherIndex {
+  const int32_t* words;
+
+  RSN2_DEVICE int num_slots() const { return words[1]; }
+  RSN2_DEVICE int64_t num_rows() const { return words[2]; }
+  RSN2_DEVICE int64_t num_columns() const { return words[3]; }
+  RSN2_DEVICE int64_t num_panels() const { return words[4]; }
+  RSN2_DEVICE int64_t num_spans() const { return words[5]; }
+  RSN2_DEVICE const uint8_t* columns() const { return reinterpret_cast<const uint8_t*>(words + words[7]); }
+  RSN2_DEVICE SlotTable table(int slot) const {
+    const int32_t* at = words + words[8 + slot];
+    return {reinterpret_cast<const uint16_t*>(at), at + num_panels() * num_spans() * (kPanelRows / 2), at != words};
+  }
+};
+
+}  // namespace rsn2

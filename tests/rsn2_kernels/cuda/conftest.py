@@ -1,0 +1,42 @@
+"""The GPU kernels and their host code, run thread by thread on the emulator."""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from rsn2_kernels._schema import SCHEMAS
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+@pytest.fixture(scope="session")
+def emulated() -> Any:
+    """``torch.ops`` of the GPU kernels as C++: same names and schemas, for tensors on the CPU."""
+    if shutil.which("g++") is None:
+        pytest.skip("the emulator needs g++")
+    spec = importlib.util.spec_from_file_location("build_emulated", ROOT / "tools" / "build_emulated.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    library = torch.library.Library("rsn2_emulated", "DEF")
+    for name, signature in SCHEMAS.items():
+        library.define(name + signature)
+    library.define("plan(Tensor slots, Tensor positions, Tensor index, int tile_rows) -> Tensor")
+    library.define("set_order(int order) -> ()")
+    torch.ops.load_library(str(module.build()))
+    torch.ops.rsn2_emulated.library = library  # lives as long as the operators are used
+    return torch.ops.rsn2_emulated
+
+
+@pytest.fixture(params=[0, 1, 2], ids=["first_to_last", "last_to_first", "any_order"])
+def order(emulated: Any, request: pytest.FixtureRequest) -> Any:
+    """Every order in which the threads of a block may run gives the same bits."""
+    emulated.set_order(request.param)
+    yield request.param
+    emulated.set_order(0)
