@@ -125,8 +125,7 @@ class TileWeights {
   // On top of what is there.
   template <typename E>
   RSN2_DEVICE void add(const SlotWeights<V>& weights, E* tile) const {
-    for_each(weights, tile,
-             [](E* at, V value) { *at = Convert<E, float>::from(to_float(*at) + to_float(value)); });
+    for_each(weights, tile, [](E* at, V value) { *at = Convert<E, float>::from(to_float(*at) + to_float(value)); });
   }
 
  private:
