@@ -30,6 +30,7 @@ struct LinearWide {
  private:
   static constexpr int kWarps = kThreads / kWarp;
   static constexpr int kOutputsEach = kOutputs / kWarps;
+  static constexpr int kAhead = 4;  // columns on their way from memory together
   struct alignas(kEach * sizeof(E)) Vector {
     E numbers[kEach];
   };
@@ -47,7 +48,7 @@ struct LinearWide {
     if (own.owns_any() || has_frozen) {
       const Spans spans = spans_of(a.weight.index.num_spans(), piece.split, a.splits);
       const int64_t output = piece.output + warp_index() * kOutputsEach;
-      for (int64_t span = spans.first; span < spans.last; ++span) {
+      for (int span = int(spans.first); span < int(spans.last); ++span) {
         load_inputs(a, piece.rows, span);
         sync_threads();
         add_rows(own, output, span, sums);
@@ -71,10 +72,10 @@ struct LinearWide {
         at[r] = is_row[r] ? row_at(a.groups, rows.first + lane * kEach + r) * a.x_stride : 0;
       }
       RSN2_NO_UNROLL
-      for (int half = 0; half < 2; ++half) {
+      for (int first = lane_index(); first < kSpanColumns; first += kAhead * kWarp) {
         RSN2_UNROLL
-        for (int i = 0; i < kSpanColumns / kWarp / 2; ++i) {
-          const int c = half * kSpanColumns / 2 + i * kWarp + lane_index();
+        for (int i = 0; i < kAhead; ++i) {
+          const int c = first + i * kWarp;
           const int64_t column = span * kSpanColumns + c;
           Vector vector;
           RSN2_UNROLL
@@ -87,41 +88,45 @@ struct LinearWide {
     }
   }
 
-  static RSN2_DEVICE bool is_aligned(const SlotWeights<E>& weights) {
-    return reinterpret_cast<uintptr_t>(weights.values) % alignof(Four) == 0 &&
-           reinterpret_cast<uintptr_t>(weights.columns) % alignof(FourColumns) == 0;
-  }
+  static RSN2_DEVICE Four four_at(const E* values) { return {{values[0], values[1], values[2], values[3]}}; }
 
-  // Adds this warp's rows of the weight matrix times the inputs of a span.
+  // Adds this warp's rows of the weight matrix times the inputs of a span: products in fours, fours in spans, so that
+  // chains of sums are short and roundings few.
   static RSN2_DEVICE void add_rows(const SlotWeights<E>& weights, int64_t output, int64_t span,
                                    E (&sums)[kOutputsEach][kEach]) {
-    const bool aligned = is_aligned(weights);
-    int first[kOutputsEach], last[kOutputsEach];  // the index holds fewer than 2^31 weights
-    RSN2_UNROLL
-    for (int i = 0; i < kOutputsEach; ++i) {
-      const int64_t panel = (output + i) / kPanelRows;
-      first[i] = last[i] = 0;
-      if (panel < weights.num_panels) {
-        const ValueRange range = weights.table.of_row(panel * weights.num_spans + span, int((output + i) % kPanelRows));
-        first[i] = int(range.first), last[i] = int(range.last);
-      }
+    const bool aligned = reinterpret_cast<uintptr_t>(weights.values) % alignof(Four) == 0;
+    // Lane i looks up row i. The index holds fewer than 2^31 weights.
+    const int64_t looked_up = output + lane_index() % kOutputsEach, panel = looked_up / kPanelRows;
+    int my_first = 0, my_last = 0;
+    if (panel < weights.num_panels) {
+      const ValueRange range = weights.table.of_row(panel * weights.num_spans + span, int(looked_up % kPanelRows));
+      my_first = int(range.first), my_last = int(range.last);
     }
     RSN2_UNROLL
     for (int i = 0; i < kOutputsEach; ++i) {
-      int64_t j = first[i];
-      const int64_t fours = aligned ? least<int64_t>((j + 3) / 4 * 4, last[i]) : last[i];
+      int j = shuffle(my_first, i);
+      const int last = shuffle(my_last, i);
+      E of_span[kEach] = {};
       RSN2_NO_UNROLL
-      for (; j < fours; ++j) add_weight(weights.values[j], weights.columns[j], sums[i]);
+      for (; j < last && j % 4 != 0; ++j) add_weight(weights.values[j], weights.columns[j], of_span);
       RSN2_NO_UNROLL
-      for (; j + 4 <= last[i]; j += 4) {
-        const Four value = *reinterpret_cast<const Four*>(weights.values + j);
+      for (; j + 4 <= last; j += 4) {
+        const Four value = aligned ? *reinterpret_cast<const Four*>(weights.values + j) : four_at(weights.values + j);
         const FourColumns column = *reinterpret_cast<const FourColumns*>(weights.columns + j);
+        E of_four[kEach] = {};
         RSN2_UNROLL
-        for (int k = 0; k < 4; ++k) add_weight(value.numbers[k], column.numbers[k], sums[i]);
+        for (int k = 0; k < 4; ++k) add_weight(value.numbers[k], column.numbers[k], of_four);
+        add(of_four, of_span);
       }
       RSN2_NO_UNROLL
-      for (; j < last[i]; ++j) add_weight(weights.values[j], weights.columns[j], sums[i]);
+      for (; j < last; ++j) add_weight(weights.values[j], weights.columns[j], of_span);
+      add(of_span, sums[i]);
     }
+  }
+
+  static RSN2_DEVICE void add(const E (&more)[kEach], E (&sums)[kEach]) {
+    RSN2_UNROLL
+    for (int r = 0; r < kEach; ++r) sums[r] += more[r];
   }
 
   static RSN2_DEVICE void add_weight(E weight, int column, E (&sums)[kEach]) {
