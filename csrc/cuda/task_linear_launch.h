@@ -8,12 +8,11 @@
 
 namespace rsn2 {
 
-// A persistent grid: as many blocks as a multiprocessor of 227 KiB holds, on each.
+// A persistent grid: as many blocks on each multiprocessor as are sure to fit.
 template <class Kernel>
 void launch_pieces(void* stream, int64_t most_tiles, const typename Kernel::Arguments& a) {
-  constexpr int64_t kByMemory = 227 * 1024 / (Kernel::kSharedBytes + 1024), kByThreads = 2048 / Kernel::kThreads;
   const int64_t pieces = most_tiles * a.splits * ceil_div<int64_t>(a.num_outputs, Kernel::kOutputs);
-  const int64_t blocks = least(pieces, num_multiprocessors() * least(kByMemory, kByThreads));
+  const int64_t blocks = least<int64_t>(pieces, num_multiprocessors() * Kernel::kMinBlocks);
   launch<Kernel>({blocks, Kernel::kSharedBytes, stream}, a);
 }
 

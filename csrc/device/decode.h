@@ -63,12 +63,14 @@ struct SlotWeights {
   RSN2_DEVICE bool owns_any() const { return table.owns_any; }
 };
 
-// slot -1, out of range, owns nothing.
+// slot -1, out of range, owns nothing. A slot that owns nothing has no panels.
 template <typename V>
 RSN2_DEVICE SlotWeights<V> weights_of(const PackedStore<V>& store, int slot) {
-  if (store.index.words == nullptr || slot < 0) return {nullptr, nullptr, {nullptr, nullptr, false}, 0, 0};
-  return {store.values, store.index.columns(), store.index.table(slot), store.index.num_panels(),
-          store.index.num_spans()};
+  const SlotWeights<V> nothing = {nullptr, nullptr, {nullptr, nullptr, false}, 0, 0};
+  if (store.index.words == nullptr || slot < 0) return nothing;
+  const SlotTable table = store.index.table(slot);
+  if (!table.owns_any) return nothing;
+  return {store.values, store.index.columns(), table, store.index.num_panels(), store.index.num_spans()};
 }
 
 struct alignas(16) SixteenBytes {
@@ -98,7 +100,7 @@ class TileWeights {
       const int row = row_of(r);
       const int64_t at_panel = panel + row / kPanelRows;
       first_[r] = count_[r] = 0;
-      if (weights.owns_any() && at_panel < weights.num_panels && span < weights.num_spans) {
+      if (at_panel < weights.num_panels && span < weights.num_spans) {
         const ValueRange range = weights.table.of_row(at_panel * weights.num_spans + span, row % kPanelRows);
         first_[r] = int(range.first);  // the index holds fewer than 2^31 weights
         count_[r] = int(range.last - range.first);
@@ -142,6 +144,7 @@ class TileWeights {
       for (int i = 0; i < kAhead; ++i) {
         if (i * kHalfWarp + lane() < count_[r]) function(row + column_[r][i], value_[r][i]);
       }
+      RSN2_NO_UNROLL
       for (int at = kAhead * kHalfWarp + lane(); at < count_[r]; at += kHalfWarp) {
         const int64_t j = int64_t(first_[r]) + at;
         function(row + weights.columns[j], weights.values[j]);

@@ -34,7 +34,7 @@ struct LinearTiles {
   static constexpr int kOutputs = 64;
   static constexpr int64_t kWeightBytes = kTileBytes<kOutputs, Tile>;
   static constexpr int64_t kSharedBytes = kWeightBytes + kTileBytes<kRows, Tile>;
-  static constexpr int kMinBlocks = 2;
+  static constexpr int kMinBlocks = kRows < 64 && sizeof(E) == 2 ? 3 : 2;
 
   static RSN2_DEVICE void run(const Arguments& a) {
     const int64_t pieces = num_pieces<kOutputs>(a);
@@ -57,20 +57,22 @@ struct LinearTiles {
     Tile* weight_tile = reinterpret_cast<Tile*>(shared_memory());
     E* x_tile = reinterpret_cast<E*>(shared_memory() + kWeightBytes);
     const int64_t panel = piece.output / kPanelRows;
-    const SlotWeights<V> own = weights_of(a.weight, piece.rows.slot), frozen = weights_of(a.frozen, piece.rows.slot);
+    const SlotWeights<V> own = weights_of(a.weight, piece.rows.slot);
+    const bool has_frozen = weights_of(a.frozen, piece.rows.slot).owns_any();
     const Spans spans = spans_of(a.weight.index.num_spans(), piece.split, a.splits);
     const WarpRows rows = rows_of_warp(a, piece.rows);
 
     Sums sums = {};
-    if (own.owns_any() || frozen.owns_any()) {
+    if (own.owns_any() || has_frozen) {
       TileWeights<kOutputs, kThreads, V> ahead;
       ahead.fetch(own, panel, spans.first);
-      for (int64_t span = spans.first; span < spans.last; ++span) {
+      for (int span = int(spans.first); span < int(spans.last); ++span) {
         load_x(a, rows, span, x_tile);
         clear_tile<kOutputs, kThreads>(weight_tile);
         sync_threads();
         ahead.put(own, weight_tile);
-        if (frozen.owns_any()) {
+        if (has_frozen) {
+          const SlotWeights<V> frozen = weights_of(a.frozen, piece.rows.slot);  // asked anew: fewer registers
           sync_threads();
           ahead.fetch(frozen, panel, span);
           ahead.add(frozen, weight_tile);
@@ -87,7 +89,7 @@ struct LinearTiles {
 
   // Warp w brings rows w, w + 8, .. of the tile; lane l knows where row w + 8 l lies in the batch.
   struct WarpRows {
-    int64_t row;
+    int row;
     int count;
   };
   static constexpr int kWarps = kThreads / kWarp;
@@ -95,14 +97,15 @@ struct LinearTiles {
 
   static RSN2_DEVICE WarpRows rows_of_warp(const Arguments& a, const RowTile& rows) {
     const int i = warp_index() + kWarps * lane_index();
-    return {i < rows.count ? row_at(a.groups, rows.first + i) : 0, rows.count};
+    return {i < rows.count ? int(row_at(a.groups, rows.first + i)) : 0, rows.count};
   }
 
   // Rows beyond the count are left as they are: a row's numbers touch its own sums alone.
-  static RSN2_DEVICE void load_x(const Arguments& a, const WarpRows& rows, int64_t span, E* x_tile) {
+  static RSN2_DEVICE void load_x(const Arguments& a, const WarpRows& rows, int span, E* x_tile) {
     constexpr int kPiece = 16 / int(sizeof(E));
-    const int64_t column = span * kSpanColumns;
+    const int64_t column = int64_t(span) * kSpanColumns;
     const int left = int(least<int64_t>(kSpanColumns, a.num_inputs - column));
+    RSN2_NO_UNROLL
     for (int r = 0; warp_index() + kWarps * r < rows.count; ++r) {
       const E* from = a.x + shuffle(rows.row, r) * a.x_stride + column;
       E* to = x_tile + (warp_index() + kWarps * r) * kTilePitch<E>;
