@@ -2,6 +2,7 @@
 
 from rsn2_kernels.formats.base import SeededBase, StoredBase, draw_seed
 from rsn2_kernels.formats.coding import encode_slot
+from rsn2_kernels.formats.gather_index import block_size_of, gather_index
 from rsn2_kernels.formats.ownership import FREE, FREE_WIDE, CapacityError, is_owned, num_kept, owner_map
 from rsn2_kernels.formats.packed import (
     PackedWeight,
@@ -23,10 +24,12 @@ __all__ = [
     "PackedWeight",
     "SeededBase",
     "StoredBase",
+    "block_size_of",
     "coordinates",
     "draw_seed",
     "empty_positions",
     "encode_slot",
+    "gather_index",
     "is_owned",
     "join",
     "num_kept",
