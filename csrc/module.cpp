@@ -53,9 +53,10 @@ PYBIND11_MODULE(_C, m) {
   m.def(
       "build_info",
       [] {
-        return std::map<std::string, std::string>{
-            {"version", RSN2_VERSION},   {"commit", RSN2_COMMIT}, {"torch", RSN2_TORCH_VERSION}, {"python", PY_VERSION},
-            {"compiler", RSN2_COMPILER}, {"flags", RSN2_FLAGS},   {"build_id", RSN2_BUILD_ID}};
+        return std::map<std::string, std::string>{{"version", RSN2_VERSION},     {"commit", RSN2_COMMIT},
+                                                  {"torch", RSN2_TORCH_VERSION}, {"python", PY_VERSION},
+                                                  {"compiler", RSN2_COMPILER},   {"flags", RSN2_FLAGS},
+                                                  {"cuda", RSN2_CUDA_FACTS},     {"build_id", RSN2_BUILD_ID}};
       },
       "What the native library was built from and with.");
   m.def("cpu_level", [] { return rsn2::cpu_level_name(rsn2::cpu_level()); }, "The CPU level in use.");

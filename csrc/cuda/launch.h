@@ -54,7 +54,7 @@ inline int num_multiprocessors() {
 }
 
 }  // namespace rsn2
-#else
+#elif defined(RSN2_EMULATED)
 namespace rsn2 {
 
 template <class Kernel>
