@@ -10,21 +10,21 @@ STAMP := $(VENV)/.installed
 NATIVE := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint format check-all check-levels check-compilers check-native
-.PHONY: bench bench-quick bench-all clean
+.PHONY: help setup demo test lint format check-all check-levels check-compilers check-native check-cuda
+.PHONY: check-emulated bench bench-quick bench-all clean
 
 help:
 	@echo "make demo             four tasks in one network, under two minutes; writes an HTML page"
 	@echo "make test             the tests, under 10 minutes"
 	@echo "make lint             ruff, mypy, clang-format"
 	@echo "make format           lets ruff and clang-format rewrite the sources"
-	@echo "make check-all        everything: slow tests, both compilers, sanitizers, valgrind"
+	@echo "make check-all        everything: slow tests, both compilers, sanitizers, valgrind, CUDA compiled and inspected"
 	@echo "make bench            speed against everything else there is; make bench-quick in two minutes"
 	@echo "make bench-all        bench, the sweep and its plots, whole epochs (wants RSN2_DATA): appends to bench/results"
 	@echo "make clean            removes what was built, $(VENV) included"
 	@echo "PYTHON=$(PYTHON) VENV=$(VENV) TORCH_INSTALL=$(TORCH_INSTALL)"
 
-$(STAMP): pyproject.toml setup.py tools/setup_env.py $(NATIVE)
+$(STAMP): pyproject.toml setup.py tools/cuda_toolkit.py tools/setup_env.py $(NATIVE)
 	$(PYTHON) tools/setup_env.py "$(VENV)" "$(TORCH_INSTALL)"
 	@touch $@
 
@@ -59,7 +59,15 @@ check-compilers: setup
 check-native: setup
 	$(PY) tools/check_native.py
 
-check-all: lint check-levels check-native
+# The CUDA kernels, where nvcc is: no warnings, no spills, the instructions they were written for. Needs no GPU.
+check-cuda: setup
+	$(PY) tools/check_cuda.py
+
+# The CUDA kernels' tests on the emulator, under the address and undefined behaviour sanitizers.
+check-emulated: setup
+	$(PY) tools/check_emulated.py
+
+check-all: lint check-levels check-native check-cuda check-emulated
 	$(PY) tools/check_compilers.py --test
 	$(PY) -m pytest -m "" $(PYTEST_ARGS)
 

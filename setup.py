@@ -44,7 +44,7 @@ LEVEL_FLAGS = {
     "level_avx512": "-mavx512f -mavx512bw -mavx512dq -mavx512vl -mfma -mf16c -mbmi2 -mpopcnt".split(),
     "level_avx2": "-mavx2 -mfma -mf16c -mbmi2 -mpopcnt".split(),
 }
-NVCC_FLAGS = ["-std=c++17", "-O3", "-DNDEBUG", "-DUSE_CUDA"]
+NVCC_FLAGS = ["-std=c++17", "-O3", "-DUSE_CUDA"]
 NVCC_FLAGS += ["-Xcompiler=-fPIC,-fvisibility=hidden,-fvisibility-inlines-hidden,-Wall,-Wextra"]
 
 

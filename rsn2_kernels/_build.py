@@ -18,6 +18,8 @@ from types import ModuleType
 
 import torch
 
+from rsn2_kernels import _cuda
+
 OLDEST_TORCH = (2, 10)
 BACKENDS = ("reference", "cpu", "triton", "cuda")
 
@@ -42,10 +44,11 @@ def forced_backend() -> str | None:
     name = os.environ.get("RSN2_BACKEND") or None
     if name is None or name == "reference":
         return name
-    absent = {state.name: state.reason for state in _states() if not state.present}
-    if name in BACKENDS and name not in absent:
+    # Its own state alone: asking for all would start CUDA.
+    state = _STATE_OF[name]() if name in BACKENDS else None
+    if state is not None and state.present:
         return name
-    why = absent.get(name, f"it is none of {', '.join(BACKENDS)}")
+    why = f"it is none of {', '.join(BACKENDS)}" if state is None else state.reason
     present = ", ".join(state.name for state in _states() if state.present)
     raise RuntimeError(f"RSN2_BACKEND={name}: this backend is not here ({why}). Present: {present}")
 
@@ -75,10 +78,13 @@ def load_native() -> bool:
         except ImportError as error:
             raise ImportError(
                 f"rsn2_kernels has a native library that cannot be loaded with torch {torch.__version__}: {error}\n"
-                f"Install rsn2-kernels again in this environment, or delete {_FOLDER}/_C.* and librsn2_cpu.so to do "
+                f"Install rsn2-kernels again in this environment, or delete {_FOLDER}/_C.* and librsn2_*.so to do "
                 f"without."
             ) from error
         _native.cpu_level()  # an RSN2_CPU that cannot be had is an error now, not at the first call
+        if os.environ.get("RSN2_BACKEND") in (None, "", "cuda"):
+            _cuda.load(_native.build_info())
+            forced_backend()  # again: the native library knows what the CUDA kernels are built for
         return True
     if os.environ.get("RSN2_CPU"):
         raise RuntimeError(f"RSN2_CPU={os.environ['RSN2_CPU']}: {_state_of_cpu().reason}")
@@ -169,12 +175,11 @@ def backends() -> Backends:
 
 
 def _states() -> tuple[Backend, ...]:
-    return (
-        Backend("reference", True, "plain PyTorch, on every device, slower"),
-        _state_of_cpu(),
-        Backend("triton", False, "this version has no Triton kernels"),
-        Backend("cuda", False, "this version has no CUDA kernels"),
-    )
+    return tuple(_STATE_OF[name]() for name in BACKENDS)
+
+
+def _state_of_reference() -> Backend:
+    return Backend("reference", True, "plain PyTorch, on every device, slower")
 
 
 def _state_of_cpu() -> Backend:
@@ -185,3 +190,28 @@ def _state_of_cpu() -> Backend:
         unused = os.environ.get("RSN2_BACKEND") == "reference"
         return Backend("cpu", True, "native library installed" + (", not used (RSN2_BACKEND=reference)" * unused))
     return Backend("cpu", False, "installed without a native library: no C++ compiler was found, or RSN2_NATIVE=0")
+
+
+def _state_of_triton() -> Backend:
+    return Backend("triton", False, "this version has no Triton kernels")
+
+
+def _state_of_cuda() -> Backend:
+    if not _native_is_installed():
+        return Backend("cuda", False, "CUDA kernels come with the native library, which is not here")
+    facts = dict(_native.build_info()) if _native is not None else None
+    absent = _cuda.why_unused(facts) or _cuda.why_no_device(facts)
+    if absent is not None:
+        return Backend("cuda", False, absent)
+    if _cuda.is_loaded() and facts is not None:
+        return Backend("cuda", True, f"CUDA library loaded, built for {facts['cuda']}")
+    forced = os.environ.get("RSN2_BACKEND")
+    return Backend("cuda", True, "CUDA library installed" + f", not used (RSN2_BACKEND={forced})" * bool(forced))
+
+
+_STATE_OF = {
+    "reference": _state_of_reference,
+    "cpu": _state_of_cpu,
+    "triton": _state_of_triton,
+    "cuda": _state_of_cuda,
+}

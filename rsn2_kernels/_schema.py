@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import torch
 
-from rsn2_kernels import reference
+from rsn2_kernels import _cuda, formats, reference
 from rsn2_kernels._build import load_native
 
 NAMESPACE = "rsn2_kernels"
@@ -37,6 +37,10 @@ for _name, _signature in SCHEMAS.items():
     if not HAS_NATIVE:
         LIBRARY.define(_name + _signature)
     LIBRARY.impl(_name, getattr(reference, _name), "CompositeExplicitAutograd")
+if _cuda.is_loaded():
+    # The library registers every other kernel itself. A convolution's weights are a matrix like any other.
+    LIBRARY.impl("task_linear_index", formats.gather_index, "CUDA")
+    LIBRARY.impl("task_conv2d_index", lambda positions, kernel_size: formats.gather_index(positions), "CUDA")
 
 
 def operator(name: str) -> torch._ops.OpOverload:

@@ -23,6 +23,7 @@ FOLDERS = {"rsn2_kernels": Path(rsn2_kernels.__file__).parent, "rsn2": Path(rsn2
 # A package's own __init__ stands above all.
 LAYERS = {
     "rsn2_kernels": [
+        ["_cuda"],
         ["_build"],
         ["formats"],
         ["reference"],

@@ -23,7 +23,9 @@ def check(compiler: str, with_tests: bool) -> None:
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
         for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
             shutil.copy(ROOT / name, copy / name)
-        environment = {**os.environ, "CXX": compiler, "CXXFLAGS": "-Werror", "RSN2_NATIVE": "1"}
+        (copy / "tools").mkdir()
+        shutil.copy(ROOT / "tools" / "cuda_toolkit.py", copy / "tools")
+        environment = {**os.environ, "CXX": compiler, "CXXFLAGS": "-Werror", "RSN2_NATIVE": "1", "RSN2_CUDA": "0"}
         build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
         subprocess.run(build, check=True, cwd=copy, env=environment, stdout=subprocess.DEVNULL)
         objects = next((copy / "build").glob("native-*")) / "rsn2_kernels.librsn2_cpu"
