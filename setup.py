@@ -6,9 +6,9 @@ compiled per instruction set, CUDA also beside a torch without it), which torch.
 that the few commands are made here and given to ninja.
 
 ``RSN2_NATIVE`` = auto (build when there is a C++ compiler), 0 (pure Python), 1 (no compiler is an error).
-``RSN2_CUDA`` = auto (build when there is a CUDA toolkit and torch has CUDA), 0, 1 (no toolkit is an error; compiles even
-beside a torch without CUDA). ``CUDA_HOME``, ``TORCH_CUDA_ARCH_LIST``, ``NVCC_FLAGS``, ``CXX``, ``CXXFLAGS``, ``LDFLAGS``,
-``MAX_JOBS`` as usual.
+``RSN2_CUDA`` = auto (build when there is a CUDA toolkit and torch has CUDA), 0, 1 (no toolkit is an error; compiles
+even beside a torch without CUDA). ``CUDA_HOME``, ``TORCH_CUDA_ARCH_LIST``, ``NVCC_FLAGS``, ``CXX``, ``CXXFLAGS``,
+``LDFLAGS``, ``MAX_JOBS`` as usual.
 """
 
 from __future__ import annotations
@@ -201,7 +201,8 @@ def cuda_link_flags(cxx: list[str], folder: Path) -> list[str]:
 
 def run(command: list[str]) -> None:
     if subprocess.run(command).returncode != 0:
-        raise SystemExit(f"building the native library failed (RSN2_NATIVE=0 does without it, RSN2_CUDA=0 without CUDA): {shlex.join(command)}")
+        without = "RSN2_NATIVE=0 does without it, RSN2_CUDA=0 without CUDA"
+        raise SystemExit(f"building the native library failed ({without}): {shlex.join(command)}")
 
 
 def run_commands(folder: Path, objects: list[tuple[Path, list[str]]], output: Path, link: list[str]) -> None:

@@ -2,13 +2,15 @@
 
 The library defines no operators: whoever loads it defines the namespace ``rsn2_emulated`` first, with the schemas of
 rsn2_kernels/_schema.py, ``plan(Tensor slots, Tensor positions, Tensor index, int tile_rows) -> Tensor`` and
-``set_order(int order) -> ()``.
+``set_order(int order) -> ()``. ``RSN2_EMULATED_FLAGS`` are further flags for compiler and linker (check_emulated.py
+gives those of the sanitizers).
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import shlex
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -31,7 +33,8 @@ def build() -> Path:
     """The library's path; compiled anew only when a source has changed."""
     compiler = os.environ.get("CXX", "g++")
     include = Path(torch.__file__).parent / "include"
-    command = [compiler, *FLAGS, "-isystem", str(include), "-isystem", str(include / "torch/csrc/api/include")]
+    more = shlex.split(os.environ.get("RSN2_EMULATED_FLAGS", ""))
+    command = [compiler, *FLAGS, *more, "-isystem", str(include), "-isystem", str(include / "torch/csrc/api/include")]
     headers = hashlib.sha256(repr((command, torch.__version__)).encode())
     for folder in ("device", "cuda", "emulator"):
         for path in sorted((ROOT / "csrc" / folder).glob("*.h")):
@@ -55,7 +58,8 @@ def build() -> Path:
     if not library.exists():
         part = library.with_suffix(f".{os.getpid()}")
         subprocess.run(
-            [compiler, "-shared", *objects, f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu", "-o", str(part)],
+            [compiler, *more, "-shared", *objects, f"-L{Path(torch.__file__).parent / 'lib'}", "-ltorch_cpu"]
+            + ["-o", str(part)],
             check=True,
         )
         part.rename(library)

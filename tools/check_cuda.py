@@ -103,7 +103,9 @@ def faults_of(figures: dict[str, dict[str, int]], committed: dict[str, dict[str,
             faults += cuda_counts.intent_faults(name, of_kernel)
             if committed is not None:
                 faults += cuda_counts.count_faults(name, counts_of(of_kernel), committed.get(name))
-    faults += [f"{name}: committed, but there is no such kernel" for name in sorted(set(committed or {}) - set(figures))]
+    faults += [
+        f"{name}: committed, but there is no such kernel" for name in sorted(set(committed or {}) - set(figures))
+    ]
     return faults
 
 

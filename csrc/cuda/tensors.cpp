@@ -45,7 +45,8 @@ void OnDevice::check(const char* name, const Tensor& tensor) const {
 Tensor new_tensor(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef size, ScalarType dtype) {
   Tensor result = torch::stable::new_empty(like, size, dtype);
 #ifdef RSN2_EMULATED
-  std::memset(result.mutable_data_ptr(), 0xff, static_cast<size_t>(result.numel() * result.element_size()));
+  const size_t num_bytes = static_cast<size_t>(result.numel() * result.element_size());
+  if (num_bytes > 0) std::memset(result.mutable_data_ptr(), 0xff, num_bytes);
 #endif
   return result;
 }

@@ -7,6 +7,7 @@
 #include <deque>
 #include <exception>
 #include <memory>
+#include <new>
 #include <numeric>
 #include <random>
 #include <stdexcept>
@@ -111,14 +112,14 @@ void run(int64_t num_blocks, int num_threads, int64_t shared_bytes, const std::f
                              std::to_string(num_threads) + " threads, " + std::to_string(shared_bytes) + " bytes");
   }
   // Exactly as long as asked for, so that a sanitizer sees what lies beyond.
-  const std::unique_ptr<char, void (*)(void*)> shared(
-      static_cast<char*>(aligned_alloc(ALIGNMENT, (size_t(shared_bytes) / ALIGNMENT + 1) * ALIGNMENT)),
-      [](void* p) { free(p); });
+  void* memory = nullptr;
+  if (posix_memalign(&memory, ALIGNMENT, size_t(shared_bytes)) != 0) throw std::bad_alloc();
+  const std::unique_ptr<char, void (*)(void*)> shared(static_cast<char*>(memory), free);
   for (int64_t i = 0; i < num_blocks; ++i) {
     Block own{i, num_blocks, num_threads, shared.get(), 0, 0, 0, {}, {}, 0, nullptr};
     own.threads.resize(num_threads);
     own.warps.resize(num_threads / WARP);
-    memset(own.shared, 0xff, size_t(shared_bytes));
+    if (shared_bytes > 0) memset(own.shared, 0xff, size_t(shared_bytes));
     block = &own;
     try {
       run_block(kernel);
@@ -154,7 +155,7 @@ Lanes exchange(const void* mine, int num_bytes) {
   char* data = warp.data[warp.exchanges % 2];
   if (warp.arrived == 0) warp.num_bytes = num_bytes;
   if (warp.num_bytes != num_bytes) fail("the lanes of a warp call different functions");
-  memcpy(data + block->current % WARP * 64, mine, size_t(num_bytes));
+  if (num_bytes > 0) memcpy(data + block->current % WARP * 64, mine, size_t(num_bytes));
   ++thread.exchanges;
   if (++warp.arrived == WARP) {
     warp.arrived = 0;

@@ -7,6 +7,11 @@
 #include <utility>
 #include <vector>
 
+#ifdef __SANITIZE_ADDRESS__
+#include <sanitizer/asan_interface.h>
+#include <sanitizer/common_interface_defs.h>
+#endif
+
 namespace rsn2::emulator {
 namespace {
 
@@ -19,8 +24,24 @@ Stack take_stack() {
   if (spare_stacks.empty()) return Stack(new char[STACK_BYTES]);
   Stack stack = std::move(spare_stacks.back());
   spare_stacks.pop_back();
+#ifdef __SANITIZE_ADDRESS__
+  ASAN_UNPOISON_MEMORY_REGION(stack.get(), STACK_BYTES);  // of a kernel that was given up
+#endif
   return stack;
 }
+
+// The address sanitizer has to know on which stack a thread is.
+struct Bounds {
+  const void* bottom;
+  size_t size;
+};
+#ifdef __SANITIZE_ADDRESS__
+void leave_for(const Bounds& next) { __sanitizer_start_switch_fiber(nullptr, next.bottom, next.size); }
+void arrive_from(Bounds* last) { __sanitizer_finish_switch_fiber(nullptr, &last->bottom, &last->size); }
+#else
+void leave_for(const Bounds&) {}
+void arrive_from(Bounds*) {}
+#endif
 
 }  // namespace
 
@@ -40,6 +61,7 @@ __asm__(
 struct Fiber::State {
   std::function<void()> body;
   Stack stack;
+  Bounds caller_bounds;
 #ifdef __x86_64__
   void *own = nullptr, *caller = nullptr;
 #else
@@ -54,9 +76,10 @@ thread_local void* running = nullptr;
 }  // namespace
 
 // Only Fiber's members know State, so that these are lambdas inside them.
-Fiber::Fiber(std::function<void()> body) : state_(new State{std::move(body), take_stack(), {}, {}}) {
+Fiber::Fiber(std::function<void()> body) : state_(new State{std::move(body), take_stack(), {}, {}, {}}) {
   static void (*const main)() = [] {
     State* state = static_cast<State*>(running);
+    arrive_from(&state->caller_bounds);
     state->body();
     Fiber::yield();  // for good
   };
@@ -85,20 +108,25 @@ Fiber::~Fiber() {
 
 void Fiber::resume() {
   running = state_;
+  leave_for({state_->stack.get(), STACK_BYTES});
 #ifdef __x86_64__
   rsn2_switch_stack(&state_->caller, state_->own);
 #else
   swapcontext(&state_->caller, &state_->own);
 #endif
+  Bounds own;
+  arrive_from(&own);
 }
 
 void Fiber::yield() {
   State* state = static_cast<State*>(running);
+  leave_for(state->caller_bounds);
 #ifdef __x86_64__
   rsn2_switch_stack(&state->own, state->caller);
 #else
   swapcontext(&state->own, &state->caller);
 #endif
+  arrive_from(&state->caller_bounds);
 }
 
 }  // namespace rsn2::emulator
