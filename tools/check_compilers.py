@@ -21,10 +21,9 @@ def check(compiler: str, with_tests: bool) -> None:
         copy = Path(folder)
         for name in ("csrc", "rsn2_kernels", "python", "tests"):
             shutil.copytree(ROOT / name, copy / name, ignore=shutil.ignore_patterns("*.so", "__pycache__"))
-        for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
-            shutil.copy(ROOT / name, copy / name)
         (copy / "tools").mkdir()
-        shutil.copy(ROOT / "tools" / "cuda_toolkit.py", copy / "tools")
+        for name in ("setup.py", "tools/cuda_toolkit.py", "pyproject.toml", "README.md", "LICENSE"):
+            shutil.copy(ROOT / name, copy / name)
         environment = {**os.environ, "CXX": compiler, "CXXFLAGS": "-Werror", "RSN2_NATIVE": "1", "RSN2_CUDA": "0"}
         build = [sys.executable, "setup.py", "-q", "build_ext", "--inplace"]
         subprocess.run(build, check=True, cwd=copy, env=environment, stdout=subprocess.DEVNULL)
