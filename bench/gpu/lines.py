@@ -1,0 +1,97 @@
+"""Results on disk: one JSON object per line, by which the next run knows what is done."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from .device import StandIn
+
+TIME_IS_UP = 75
+"""Exit status: call again for the rest (sysexits' EX_TEMPFAIL)."""
+DEVICE_IS_LOST = 76
+"""Exit status: the process cannot use the GPU any more; call again for the rest."""
+
+
+class TimeIsUp(Exception):
+    """The seconds given to this process are over."""
+
+
+class DeviceIsLost(Exception):
+    """A kernel left the GPU unusable for this process."""
+
+
+def _plain(value: Any) -> Any:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+class Lines:
+    """A file of lines, each with a ``name`` that is unique in it.
+
+    A line with ``status`` ``"started"`` is written before the work. Where nothing follows it, the work took its process
+    along, or too long; it is not tried again, and the line becomes one of status ``"lost"``.
+
+    Args:
+        path: the file, made when the first line is written.
+        device: asked whether it lives after an error.
+        seconds: after so many nothing more is begun.
+        retry: what failed or was lost counts as not done.
+    """
+
+    def __init__(self, path: Path, device: StandIn, seconds: float, *, retry: bool = False) -> None:
+        self.path, self.device = path, device
+        self._end = time.monotonic() + seconds
+        self.found: dict[str, dict[str, Any]] = {}
+        for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+            line = json.loads(text)
+            self.found[line["name"]] = line
+        if retry:
+            self.found = {name: line for name, line in self.found.items() if line["status"] in ("ok", "absent")}
+        for line in list(self.found.values()):
+            if line["status"] == "started":
+                self.write({**line, "status": "lost", "why": "the process ended, or was ended, while it ran"})
+
+    def write(self, line: dict[str, Any]) -> None:
+        self.found[line["name"]] = line
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps({key: _plain(value) for key, value in line.items()}) + "\n")
+
+    def run(self, name: str, work: Callable[[], dict[str, Any]], **facts: Any) -> dict[str, Any]:
+        """The line ``name``, from the file or from ``work``, whose errors make it one of status ``"failed"``.
+
+        Raises:
+            TimeIsUp: it is not there, and no time is left.
+            DeviceIsLost: an error left the device unusable.
+        """
+        if name in self.found:
+            return self.found[name]
+        if time.monotonic() > self._end:
+            raise TimeIsUp
+        self.write({"name": name, "status": "started", **facts})
+        start = time.monotonic()
+        try:
+            line = {"status": "ok", **work()}
+        except (RuntimeError, AssertionError, ValueError, TypeError, LookupError, NotImplementedError) as error:
+            line = {"status": "failed", "why": f"{type(error).__name__}: {_first_lines(error)}"}
+        self.write({"name": name, **line, **facts, "seconds": round(time.monotonic() - start, 3)})
+        if line["status"] == "failed" and not self.device.is_alive():
+            raise DeviceIsLost
+        return self.found[name]
+
+
+def _first_lines(error: Exception) -> str:
+    return " | ".join(str(error).strip().splitlines()[:3])[:500]
+
+
+def read(path: Path) -> list[dict[str, Any]]:
+    """The last line of each name, in the order in which they were begun."""
+    found: dict[str, dict[str, Any]] = {}
+    for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
+        line = json.loads(text)
+        found[line["name"]] = line
+    return list(found.values())
