@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -31,16 +32,20 @@ class Replay:
 
 
 class _Captured(Replay):
-    def __init__(self, function: Callable[[], Any]) -> None:
-        stream = torch.cuda.Stream()
-        stream.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(stream):  # cuBLAS and Triton prepare themselves on a first call, which is not captured
-            function()
-        torch.cuda.current_stream().wait_stream(stream)
-        torch.cuda.synchronize()
+    def __init__(self, function: Callable[[], Any], stream: torch.cuda.Stream) -> None:
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph):
-            self.result = function()
+        torch.cuda.synchronize()
+        with torch.cuda.stream(stream):
+            function()  # cuBLAS, cuDNN and Triton prepare themselves on a first call, which is not captured
+            stream.synchronize()
+            gc.disable()  # what is thrown away must not call CUDA now
+            self._graph.capture_begin()  # torch.cuda.graph would empty the allocator's cache each time
+            try:
+                self.result = function()
+            finally:
+                self._graph.capture_end()
+                gc.enable()
+        torch.cuda.synchronize()
 
     def __call__(self) -> None:
         self._graph.replay()
@@ -97,11 +102,11 @@ class StandIn:
         """Whether the device still answers: after an illegal access it does not, until the process ends."""
         return True
 
-    def clock_mhz(self) -> float | None:
-        return None
-
     def free_cache(self) -> None:
-        return
+        """Give memory back to the device when little is left there."""
+
+    def free_bytes(self) -> int:
+        return 1 << 40
 
 
 class Gpu(StandIn):
@@ -115,12 +120,13 @@ class Gpu(StandIn):
         self.name = properties.name
         self.l2_bytes = properties.L2_cache_size
         self.num_multiprocessors = properties.multi_processor_count
+        self._capture_stream = torch.cuda.Stream()  # one, since memory is cached per stream
 
     def synchronize(self) -> None:
         torch.cuda.synchronize()
 
     def capture(self, function: Callable[[], Any]) -> Replay:
-        return _Captured(function)
+        return _Captured(function, self._capture_stream)
 
     def samples_ms(self, function: Callable[[], Any], count: int, calls: int = 1) -> list[float]:
         marks = [torch.cuda.Event(enable_timing=True) for _ in range(2 * count)]
@@ -159,15 +165,14 @@ class Gpu(StandIn):
             return False
         return True
 
-    def clock_mhz(self) -> float | None:
-        """The multiprocessors' clock now, as nvidia-smi says."""
-        text = query("clocks.sm")
-        return None if text is None else float(text)
-
     def free_cache(self) -> None:
         free, total = torch.cuda.mem_get_info()
         if free < total // 2:
             torch.cuda.empty_cache()
+
+    def free_bytes(self) -> int:
+        torch.cuda.empty_cache()
+        return torch.cuda.mem_get_info()[0]
 
 
 def query(what: str) -> str | None:
@@ -190,6 +195,7 @@ def open_device(*, dry: bool) -> StandIn:
     # float32 means float32; what TF32 does is asked for where it is wanted.
     torch.backends.cuda.matmul.allow_tf32 = False
     torch.backends.cudnn.allow_tf32 = False
+    torch.backends.cudnn.benchmark = not dry
     if dry:
         return StandIn()
     if not torch.cuda.is_available():

@@ -59,9 +59,10 @@ def with_index(packed: PackedWeight, kernel_size: list[int] | None = None) -> Pa
     return packed._replace(index=task_conv2d_index(packed.positions, kernel_size))
 
 
-def _moved(packed: PackedWeight, device: torch.device, window: Window) -> PackedWeight:
-    packed = packed._replace(values=packed.values.to(device), positions=packed.positions.to(device))
-    return with_index(packed, window[0] if window else None)
+def _moved(packed: PackedWeight, device: torch.device, window: Window, index: bool) -> PackedWeight:
+    values, positions = packed.values.to(device), packed.positions.to(device)
+    packed = packed._replace(values=values, positions=positions, index=positions.new_zeros(0, dtype=torch.int32))
+    return with_index(packed, window[0] if window else None) if index else packed
 
 
 @dataclass(frozen=True)
@@ -112,16 +113,17 @@ class Problem:
     def get(self, result: str, where: Any = OPERATORS) -> Tensor:
         return getattr(self, result)(where)
 
-    def to(self, device: torch.device | str) -> Problem:
+    def to(self, device: torch.device | str, *, index: bool = True) -> Problem:
+        """The same on another device, without the index where only the reference is to run."""
         device = torch.device(device)
         return replace(
             self,
             x=self.x.to(device),
-            weight=_moved(self.weight, device, self.window),
+            weight=_moved(self.weight, device, self.window, index),
             slots=self.slots.to(device),
             bias=None if self.bias is None else self.bias.to(device),
             grad_y=self.grad_y.to(device),
-            frozen=None if self.frozen is None else _moved(self.frozen, device, self.window),
+            frozen=None if self.frozen is None else _moved(self.frozen, device, self.window, index),
         )
 
     def double(self) -> Problem:
@@ -179,4 +181,4 @@ def judge(result: str, ours: Tensor, plain: Tensor, exact: Tensor) -> dict[str, 
 def answers(problem: Problem, result: str, oracle: torch.device) -> tuple[Tensor, Tensor]:
     """What plain PyTorch computes in the same dtype on the problem's device, and the float64 answer by ``oracle``."""
     plain = problem.get(result, reference)
-    return plain, problem.double().to(oracle).get(result, reference)
+    return plain, problem.double().to(oracle, index=False).get(result, reference)

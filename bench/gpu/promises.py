@@ -218,6 +218,7 @@ def compiled(setting: Setting) -> Iterator[Check]:
 def odd_inputs(setting: Setting) -> Iterator[Check]:
     """Empty slots and batches, slots that no row has, any strides and addresses, ids out of range."""
     for dtype in DTYPES:
+
         def changed(name: str, dtype: torch.dtype = dtype, change: Any = None) -> Problem:
             return change(linear(setting, name, (40, 517, 97, 5), dtype))
 
@@ -234,6 +235,7 @@ def odd_inputs(setting: Setting) -> Iterator[Check]:
             "no rows": lambda p: p.rows(torch.zeros(0, dtype=torch.int64, device=p.x.device)),
         }  # fmt: skip
         for title, change in changes.items():
+
             def make(name: str, changed: Any = changed, change: Any = change) -> Problem:
                 return changed(name, change=change)
 
@@ -264,12 +266,13 @@ def out_of_range(setting: Setting, result: str, dtype: torch.dtype) -> dict[str,
     slots = problem.slots.clone()
     slots[bad] = wrong[: int(bad.sum())]
     damaged = replace(problem, slots=slots)
-    if not setting.device.is_gpu and result != "grad_bias":  # where looking costs nothing, it is an error
+    if not setting.device.is_gpu:  # where looking costs nothing, it is an error
         try:
             damaged.get(result)
         except IndexError:
             return {}
-        raise AssertionError("IndexError expected")
+        assert result == "grad_bias", "IndexError expected"  # which does not know how many slots there are
+        return {}
     ours = damaged.get(result)
     wanted = problem.rows(~bad).get(result, reference)
     if result in ("forward", "grad_input"):
@@ -311,7 +314,10 @@ def far_offsets(setting: Setting) -> Iterator[Check]:
         "output": (size(540_000, 90), 16, size(4000, 40)),
     }
     for title, (batch, inputs, outputs) in of_shape.items():
+
         def ends(batch: int = batch, inputs: int = inputs, outputs: int = outputs) -> dict[str, Any]:
+            if setting.device.free_bytes() < 48 << 30:
+                return {"status": "absent", "why": "wants 48 GiB of memory"}
             problem = large(setting, "far offsets", (batch, inputs, outputs, 2), 0.3, torch.bfloat16)
             picked = torch.cat([torch.arange(30), torch.arange(batch // 2, batch // 2 + 30),
                                 torch.arange(batch - 30, batch)]).to(problem.x.device)  # fmt: skip
@@ -323,5 +329,3 @@ def far_offsets(setting: Setting) -> Iterator[Check]:
             return found
 
         yield f"linear {title} beyond 2^31 elements", ends
-
-

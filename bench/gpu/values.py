@@ -37,6 +37,12 @@ class Setting:
     def size(self, number: int, small: int) -> int:
         return small if self.dry else number
 
+    @property
+    def dtypes(self) -> tuple[torch.dtype, ...]:
+        if self.tiny:
+            return (torch.float32, torch.bfloat16)
+        return (torch.float64, torch.bfloat16) if self.dry else DTYPES
+
 
 def linear(setting: Setting, name: str, shape: tuple[int, int, int, int], dtype: torch.dtype = torch.float32,
            **options: Any) -> Problem:  # fmt: skip
@@ -91,7 +97,7 @@ def check(setting: Setting, problem: Problem, result: str, *, oracle: str = "cpu
     """Compare one result with float64 on ``oracle`` (``"cpu"`` or ``"device"``), with poisoned memory behind it."""
     device = setting.device
     if setting.tiny:
-        plain, exact = answers(problem.to("cpu"), result, torch.device("cpu"))
+        plain, exact = answers(problem.to("cpu", index=False), result, torch.device("cpu"))
     else:
         plain, exact = answers(problem, result, torch.device("cpu") if oracle == "cpu" else device.torch_device)
     if poison:
@@ -132,8 +138,9 @@ def channels_last(problem: Problem) -> Problem:
 def shapes(setting: Setting) -> Iterator[Check]:
     """All named shapes of the linear product, in every dtype, mixed and of one slot."""
     for shape in ("divides_nothing",) if setting.tiny else LINEAR_SHAPES:
-        for dtype in (torch.float32, torch.bfloat16) if setting.tiny else DTYPES:
+        for dtype in setting.dtypes:
             for kind, change in (("mixed", lambda p: p), ("one slot", one_slot)):
+
                 def make(name: str, shape: str = shape, dtype: torch.dtype = dtype, change: Any = change) -> Problem:
                     return change(linear(setting, name, LINEAR_SHAPES[shape], dtype))
 
@@ -143,9 +150,10 @@ def shapes(setting: Setting) -> Iterator[Check]:
 def conv_shapes(setting: Setting) -> Iterator[Check]:
     """All named shapes of the convolution, in every dtype, both memory formats, mixed and of one slot."""
     for shape in ("three_by_three",) if setting.tiny else CONV_SHAPES:
-        for dtype in (torch.float32, torch.bfloat16) if setting.tiny else DTYPES:
+        for dtype in setting.dtypes:
             for kind, change in (("mixed", lambda p: p), ("mixed channels_last", channels_last),
                                  ("one slot", one_slot)):  # fmt: skip
+
                 def make(name: str, shape: str = shape, dtype: torch.dtype = dtype, change: Any = change) -> Problem:
                     return change(conv(setting, name, CONV_SHAPES[shape], dtype))
 
@@ -163,11 +171,13 @@ def options(setting: Setting) -> Iterator[Check]:
 
     for dtype in (torch.float32, *HALVES):
         for what in ("relu", "no bias", "frozen"):
+
             def make(name: str, dtype: torch.dtype = dtype, what: str = what) -> Problem:
                 return changed(linear(setting, name, LINEAR_SHAPES["several_tiles"], dtype), what)
 
             yield from checks(setting, f"linear {what} {dtype}", make, RESULTS[:2])
     for dtype in HALVES:
+
         def wide_linear(name: str, dtype: torch.dtype = dtype) -> Problem:
             return linear(setting, name, LINEAR_SHAPES["several_tiles"], dtype, value_dtype=torch.float32)
 
@@ -196,7 +206,8 @@ def many(setting: Setting) -> Iterator[Check]:
         "blocks of 16": (size(1500, 30), size(2048, 256), size(2048, 128), 4, 0.1, 16),
     }
     for title, (*shape, density, block) in of_shape.items():
-        for dtype in (torch.float32, *HALVES):
+        for dtype in HALVES[:1] if setting.dry else (torch.float32, *HALVES):
+
             def make(name: str, shape: Any = tuple(shape), density: float = density, dtype: torch.dtype = dtype,
                      block: int = block) -> Problem:  # fmt: skip
                 return large(setting, name, shape, density, dtype, block)
@@ -215,7 +226,8 @@ def many_conv(setting: Setting) -> Iterator[Check]:
         "blocks of 32": (size(32, 4), size(128, 32), size(128, 32), 4, 0.1, 32, size(14, 6), 1),
     }
     for title, (batch, channels, outputs, slots, density, block, image, stride) in of_shape.items():
-        for dtype in (torch.float32, *HALVES):
+        for dtype in HALVES[:1] if setting.dry else (torch.float32, *HALVES):
+
             def make(name: str, shape: Any = (batch, channels, outputs, slots), density: float = density,
                      dtype: torch.dtype = dtype, block: int = block, image: int = image,
                      stride: int = stride) -> Problem:  # fmt: skip
