@@ -11,7 +11,7 @@ NATIVE := $(shell find csrc -type f)
 
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint format check-all check-levels check-compilers check-native check-cuda
-.PHONY: check-emulated bench bench-quick bench-all clean
+.PHONY: check-emulated bench bench-quick bench-all bench-gpu clean
 
 help:
 	@echo "make demo             four tasks in one network, under two minutes; writes an HTML page"
@@ -21,6 +21,7 @@ help:
 	@echo "make check-all        everything: slow tests, both compilers, sanitizers, valgrind, CUDA compiled and inspected"
 	@echo "make bench            speed against everything else there is; make bench-quick in two minutes"
 	@echo "make bench-all        bench, the sweep and its plots, whole epochs (wants RSN2_DATA): appends to bench/results"
+	@echo "make bench-gpu        on a GPU: build, gates, tests, sanitizer, speed (bench/gpu_suite.sh), with \$$(PYTHON) as it is"
 	@echo "make clean            removes what was built, $(VENV) included"
 	@echo "PYTHON=$(PYTHON) VENV=$(VENV) TORCH_INSTALL=$(TORCH_INSTALL)"
 
@@ -85,6 +86,9 @@ bench-all: setup
 	$(BENCH_LIBRARIES)
 	for suite in cpu sweep e2e; do $(PY) -m bench.run --suite $$suite --out bench/results/$$suite.jsonl || exit 1; done
 	$(PY) -m bench.plot bench/results/sweep.jsonl --out bench/results
+
+bench-gpu:
+	PYTHON="$(PYTHON)" bench/gpu_suite.sh all --out build/gpu
 
 clean:
 	rm -rf "$(VENV)" build dist *.egg-info python/*.egg-info .pytest_cache .mypy_cache .ruff_cache

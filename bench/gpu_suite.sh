@@ -87,8 +87,9 @@ part() {
 
 absent() { echo "== $1: absent: $2"; note "$1" "absent: $2"; }
 has_module() { "$python" -c "import importlib.util, sys; sys.exit(importlib.util.find_spec('$1') is None)"; }
-# has_backend NAME: whether it is present; asked of Python once.
+# has_backend NAME: whether it is present; asked of Python once, by the build stage or here.
 has_backend() {
+  [ -n "$present" ] || [ ! -f "$out/backends.txt" ] || present=" $(awk '$2 == "present" { print $1 }' "$out/backends.txt" | xargs) "
   [ -n "$present" ] || present=" $("$python" -c "import rsn2_kernels; print(*rsn2_kernels.backends())") "
   case $present in *" $1 "*) return 0 ;; *) return 1 ;; esac
 }
@@ -103,7 +104,12 @@ python_part() {
 
 build() {
   local arch
-  arch=${TORCH_CUDA_ARCH_LIST:-$("$python" -m bench.gpu.facts --arch)}
+  arch=${TORCH_CUDA_ARCH_LIST:-}
+  if [ -z "$arch" ] && command -v nvidia-smi >/dev/null; then
+    arch=$(nvidia-smi --query-gpu=compute_cap --format=csv,noheader --id=0 | grep -E '^[0-9]+\.[0-9]+$')
+  fi
+  [ -n "$arch$dry" ] || arch=$("$python" -m bench.gpu.facts --arch)
+  [ "$arch" = 9.0 ] && arch=9.0a  # with what only this generation has
   echo "python: $(command -v "$python"), nvcc: $(command -v nvcc || echo absent), architecture: ${arch:-no GPU}"
   echo "build: RSN2_CUDA=1 TORCH_CUDA_ARCH_LIST=$arch $python setup.py build_ext --inplace"
   if [ -z "$dry" ]; then
@@ -150,7 +156,7 @@ checks() {
   elif [ -n "$dry" ]; then
     absent pytest "left out when dry"
   else
-    part pytest 300 "$python" -m pytest -q -x $folder/ops $folder/autograd $folder/formats -p no:cacheprovider
+    part pytest 300 "$python" -m pytest -q --maxfail=20 -p no:cacheprovider $folder/ops $folder/autograd $folder/formats
   fi
 }
 
@@ -171,7 +177,7 @@ bench() {
 }
 
 sanitize() {
-  local tool backend words=(--out "$out/tiny.jsonl" --tiny --seed 1)
+  local tool backend names words=(--out "$out/tiny.jsonl" --tiny --seed 1)
   if [ -n "$dry" ]; then
     python_part sanitize-dry 60 bench.gpu.check --backend "$(backends)" "${words[@]}"
     rm -f "$out/tiny.jsonl"
@@ -181,13 +187,15 @@ sanitize() {
   excuse="Device not supported"  # where the tool cannot run at all; and what takes too long under it did not hang
   for backend in $(backends); do
     has_backend "$backend" || { absent "sanitize-$backend" "$(why_no_backend "$backend")"; continue; }
+    names=(rsn2)
+    [ "$backend" = triton ] && names=(forward_ grad_ plan)
     for tool in memcheck racecheck synccheck initcheck; do
       rm -f "$out/tiny.jsonl"
       # Only our kernels are watched: torch's own would take most of the time. Every allocation by itself, so that a
       # step beyond one is seen.
       part "sanitize-$backend-$tool" 140 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 RSN2_BACKEND="$backend" \
         compute-sanitizer --tool $tool --error-exitcode 1 --report-api-errors no \
-        --kernel-name kernel_substring=rsn2 --kernel-name kernel_substring=task_ \
+        "${names[@]/#/--kernel-name=kernel_substring=}" \
         "$python" -m bench.gpu.check --backend "$backend" "${words[@]}"
     done
   done

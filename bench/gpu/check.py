@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> int:
     seed = int.from_bytes(os.urandom(4), "little") if arguments.seed is None else arguments.seed
     print(f"check: backend {arguments.backend}, seed {seed}", flush=True)
 
-    from . import promises, values
+    from . import odd_inputs, promises, values
     from .device import open_device
 
     # The promises first: they are the fewest and say the most when a kernel is new.
@@ -41,7 +41,8 @@ def main(argv: list[str] | None = None) -> int:
         name: getattr(module, name)
         for module, names in (
             (values, ("shapes", "conv_shapes")),
-            (promises, ("odd_inputs", "repeat", "one_by_one", "others_are_nan", "graphs", "streams", "devices")),
+            (odd_inputs, ("odd_inputs",)),
+            (promises, ("repeat", "one_by_one", "others_are_nan", "graphs", "streams", "devices")),
             (promises, ("no_waiting", "compiled", "tf32")),
             (values, ("options", "many", "many_conv")),
             (promises, ("far_offsets",)),

@@ -1,4 +1,4 @@
-"""On what was measured: `python -m bench.gpu.facts` prints it as JSON; `--arch` the compute capability, `8.0` or `9.0`."""
+"""On what was measured: `python -m bench.gpu.facts` prints it as JSON, with `--arch` the compute capability alone."""
 
 from __future__ import annotations
 

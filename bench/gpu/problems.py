@@ -38,7 +38,7 @@ def random_owners(num_slots: int, num_rows: int, num_columns: int, density: floa
 
 
 def pack_owners(weight: Tensor, owner: Tensor, num_slots: int, kernel_size: list[int] | None = None) -> PackedWeight:
-    """Pack ``weight`` ``[O, K]`` by owners: what ``formats.pack`` does, without a mask ``[T, O, K]``. With its index."""
+    """Pack ``weight`` ``[O, K]`` by owners: what ``formats.pack`` does, without masks ``[T, O, K]``, and its index."""
     num_rows, num_columns = owner.shape
     segments, values = [], []
     for slot in range(num_slots):

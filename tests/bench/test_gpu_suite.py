@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from bench.gpu import bench, goals, summary, values
+from bench.gpu import bench, check, goals, summary, values
 from bench.gpu.device import StandIn
 from bench.gpu.linear import forward
 from bench.gpu.lines import DeviceIsLost, Lines, TimeIsUp, read
 from bench.gpu.mixed import mixed
 from bench.gpu.points import Case, Point, Scene, measure
-from bench.gpu.problems import Problem, answers, judge
+from bench.gpu.problems import OPERATORS, Problem, answers, judge
 from bench.gpu.timing import DRY, Way, copies, time_way
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,9 +154,12 @@ def test_a_wrong_element_fails_its_check(result):
 
 
 def test_a_failed_check_fails_the_stage(tmp_path, monkeypatch):
-    from bench.gpu import check
+    right = Problem.grad_values
 
-    monkeypatch.setattr(Problem, "grad_values", lambda self, where=None: torch.zeros(3))
+    def wrong(problem: Problem, where: object = OPERATORS) -> torch.Tensor:
+        return right(problem, where) * (2 if where is OPERATORS else 1)
+
+    monkeypatch.setattr(Problem, "grad_values", wrong)
     monkeypatch.setenv("RSN2_BACKEND", os.environ.get("RSN2_BACKEND", ""))  # put back afterwards
     out = tmp_path / "test.jsonl"
     arguments = ["--backend", "reference", "--out", str(out), "--seed", "1", "--dry", "--tiny", "--groups", "shapes"]
