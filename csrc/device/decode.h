@@ -63,14 +63,23 @@ struct SlotWeights {
   RSN2_DEVICE bool owns_any() const { return table.owns_any; }
 };
 
-// slot -1, out of range, owns nothing. A slot that owns nothing has no panels.
+// slot -1, out of range, owns nothing. A slot that owns nothing has no panels; its pointers are some of the store's,
+// for a null pointer among them would hide from the compiler that they lead to global memory.
 template <typename V>
 RSN2_DEVICE SlotWeights<V> weights_of(const PackedStore<V>& store, int slot) {
-  const SlotWeights<V> nothing = {nullptr, nullptr, {nullptr, nullptr, false}, 0, 0};
-  if (store.index.words == nullptr || slot < 0) return nothing;
-  const SlotTable table = store.index.table(slot);
-  if (!table.owns_any) return nothing;
-  return {store.values, store.index.columns(), table, store.index.num_panels(), store.index.num_spans()};
+  const int32_t* words = store.index.words;
+  SlotWeights<V> weights = {store.values,
+                            reinterpret_cast<const uint8_t*>(words),
+                            {reinterpret_cast<const uint16_t*>(words), words, false},
+                            0,
+                            0};
+  if (words == nullptr || slot < 0) return weights;
+  weights.table = store.index.table(slot);
+  if (!weights.owns_any()) return weights;
+  weights.columns = store.index.columns();
+  weights.num_panels = store.index.num_panels();
+  weights.num_spans = store.index.num_spans();
+  return weights;
 }
 
 struct alignas(16) SixteenBytes {

@@ -26,9 +26,10 @@ struct SlotTable {
   RSN2_DEVICE ValueRange of_tile(int64_t tile) const { return {tile_starts[tile], tile_starts[tile + 1]}; }
   // Row 0 .. 15 of a tile.
   RSN2_DEVICE ValueRange of_row(int64_t tile, int row) const {
-    const int64_t first = tile_starts[tile];
-    const uint16_t* starts = row_starts + tile * kPanelRows + row;
-    return {first + starts[0], row + 1 < kPanelRows ? first + starts[1] : int64_t(tile_starts[tile + 1])};
+    const int32_t* tile_start = in_global(tile_starts + tile);
+    const uint16_t* row_start = in_global(row_starts + tile * kPanelRows + row);
+    const int64_t first = tile_start[0];
+    return {first + row_start[0], row + 1 < kPanelRows ? first + row_start[1] : int64_t(tile_start[1])};
   }
 };
 

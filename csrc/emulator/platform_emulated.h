@@ -18,6 +18,10 @@ inline int num_threads() { return emulator::num_threads(); }
 inline int64_t block_index() { return emulator::block_index(); }
 inline int64_t num_blocks() { return emulator::num_blocks(); }
 inline char* shared_memory() { return emulator::shared_memory(); }
+template <typename T>
+inline T* in_global(T* pointer) {
+  return pointer;
+}
 inline void sync_threads() { emulator::sync_threads(); }
 inline void sync_warp() { emulator::exchange(nullptr, 0); }
 
