@@ -64,6 +64,27 @@ bool can_run(const Thread& thread, const Warp& warp) {
   return !thread.has_ended && thread.barriers <= block->barriers && thread.exchanges <= warp.exchanges;
 }
 
+// One turn for each of these threads that can take it; whether any could.
+bool run_once(const int* first, const int* last) {
+  bool has_run = false;
+  for (; first < last && !block->error; ++first) {
+    if (!can_run(block->threads[*first], block->warps[*first / WARP])) continue;
+    block->current = *first;
+    has_run = true;
+    block->threads[*first].fiber->resume();
+  }
+  return has_run;
+}
+
+// Warps in any order, and the threads of each in any order.
+void shuffle_warps(std::vector<int>& order, std::mt19937_64& random) {
+  std::vector<int> warps(order.size() / WARP);
+  std::iota(warps.begin(), warps.end(), 0);
+  std::shuffle(warps.begin(), warps.end(), random);
+  for (size_t i = 0; i < order.size(); ++i) order[i] = warps[i / WARP] * WARP + int(i % WARP);
+  for (auto first = order.begin(); first < order.end(); first += WARP) std::shuffle(first, first + WARP, random);
+}
+
 void run_block(const std::function<void()>& kernel) {
   std::vector<int> order(block->num_threads);
   std::iota(order.begin(), order.end(), 0);
@@ -81,15 +102,16 @@ void run_block(const std::function<void()>& kernel) {
     });
   }
   while (block->num_ended < block->num_threads && !block->error) {
-    if (order_seed > 1) std::shuffle(order.begin(), order.end(), random);
     bool has_run = false;
-    for (const int i : order) {
-      if (!can_run(block->threads[i], block->warps[i / WARP])) continue;
-      block->current = i;
-      has_run = true;
-      block->threads[i].fiber->resume();
-      if (block->error) break;
+    if (order_seed > 1) {  // a warp goes as far as it can before another does: what only a barrier keeps apart meets
+      shuffle_warps(order, random);
+      for (int first = 0; first < block->num_threads; first += WARP) {
+        while (run_once(order.data() + first, order.data() + first + WARP)) has_run = true;
+      }
+    } else {
+      has_run = run_once(order.data(), order.data() + order.size());
     }
+    if (block->error) break;
     if (!has_run)
       throw std::runtime_error("emulated kernel: threads wait for others that have ended or wait elsewhere");
   }
