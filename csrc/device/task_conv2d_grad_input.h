@@ -1,0 +1,201 @@
+// The gradient of task_conv2d's input on CUDA cores, every dtype.
+//
+// A warp computes up to 64 channels of a tile of input pixels of one slot, lanes over pixels, sums in shared memory of
+// its own. It goes through the positions of the kernel; for each it finds the output pixel that reads its pixels there,
+// and walks the weights of these channels, all rows of the matrix from the first to the last. Nothing is added by two
+// threads, so every run gives the same.
+#pragma once
+
+#include "task_conv2d_walk.h"
+
+namespace rsn2 {
+
+struct ConvGradInputArguments {
+  ConvWindow window;
+  Groups groups;       // tiles of images
+  int parts;           // of a tile of images
+  const void* grad_y;  // [B, O, H', W']
+  ImageStrides grad_y_strides;
+  void* grad_x;  // [B, C, H, W]
+  ImageStrides grad_x_strides;
+  const void* values;
+  GatherIndex index;
+  const void* frozen_values;  // null: none
+  GatherIndex frozen_index;
+  int channels_of_block;  // 1 .. 64
+};
+
+template <typename E, typename V>
+struct TaskConv2dGradInput {
+  using Arguments = ConvGradInputArguments;
+  using A = typename SumOf<E>::type;
+  static constexpr int kThreads = 128;
+  static constexpr int kMinBlocks = 3;
+  static constexpr int kWarps = kThreads / kWarp;
+  static constexpr int kPixels = kPixelsOfWarp<A>;
+  static constexpr int kMostChannels = 64;
+
+  static constexpr int64_t kWalkedBytes = kWarps * int64_t(sizeof(WalkedWeights<A>));
+  static constexpr int64_t shared_bytes(int channels_of_block) {
+    return kWalkedBytes + int64_t(kWarps) * channels_of_block * kPixels * int64_t(sizeof(A));
+  }
+
+  static RSN2_DEVICE void run(const Arguments& a) {
+    const int num_slots = a.index.num_slots(), blocks = ceil_div(a.window.channels, a.channels_of_block);
+    const int64_t num_items = num_row_tiles(a.groups, num_slots) * a.parts * blocks;
+    for (int64_t item = block_index() * kWarps + warp_index(); item < num_items; item += num_blocks() * kWarps) {
+      const PixelPart part = pixel_part<kPixels>(a.groups, num_slots, a.parts, a.window.in_pixels(), item / blocks);
+      if (part.last <= part.first) continue;
+      const int first = int(item % blocks) * a.channels_of_block;
+      const int count = least(a.channels_of_block, a.window.channels - first);
+      LanePixels<A>* sums = sums_of_warp(a.channels_of_block) + lane_index();
+      for (int c = 0; c < count; ++c) sums[c * kWarp] = LanePixels<A>{};
+      if (part.slot >= 0) add_taps(a, part, first, count, sums);
+      store(a, part, first, count, sums);
+    }
+  }
+
+ private:
+  struct LanePixel {
+    int64_t offset;   // of its image's gradient
+    int row, column;  // with the padding
+    bool is_there;
+  };
+
+  static RSN2_DEVICE LanePixels<A>* sums_of_warp(int channels_of_block) {
+    return reinterpret_cast<LanePixels<A>*>(shared_memory() + kWalkedBytes) + warp_index() * channels_of_block * kWarp;
+  }
+  static RSN2_DEVICE WalkedWeights<A>& walked() {
+    return reinterpret_cast<WalkedWeights<A>*>(shared_memory())[warp_index()];
+  }
+
+  static RSN2_DEVICE void add_taps(const Arguments& a, const PixelPart& part, int first, int count,
+                                   LanePixels<A>* sums) {
+    LanePixel mine[kPixelsOfLane<A>];
+    RSN2_UNROLL
+    for (int n = 0; n < kPixelsOfLane<A>; ++n) {
+      const int64_t number = part.first + lane_index() * kPixelsOfLane<A> + n;
+      mine[n] = {0, 0, 0, number < part.last};
+      if (!mine[n].is_there) continue;
+      const SlotPixel pixel = slot_pixel(a.groups, part.first_image, number, a.window.height, a.window.width);
+      mine[n] = {pixel.image * a.grad_y_strides.image, pixel.row + a.window.top, pixel.column + a.window.left, true};
+    }
+    const SlotWeights<V> own = weights_of(PackedStore<V>{static_cast<const V*>(a.values), a.index}, part.slot);
+    const SlotWeights<V> frozen =
+        weights_of(PackedStore<V>{static_cast<const V*>(a.frozen_values), a.frozen_index}, part.slot);
+    const E* reading[kPixelsOfLane<A>];  // the output pixel that reads this one, channel 0; null: none does
+    for (int p = 0; p < a.window.kernel_height; ++p) {
+      for (int q = 0; q < a.window.kernel_width; ++q) {
+        bool is_read = false;
+        RSN2_UNROLL
+        for (int n = 0; n < kPixelsOfLane<A>; ++n) {
+          reading[n] = reader(a, mine[n], p, q);
+          is_read = is_read || reading[n] != nullptr;
+        }
+        if (ballot(is_read) == 0) continue;
+        const int64_t column = (p * int64_t(a.window.kernel_width) + q) * a.window.channels + first;
+        if (own.owns_any()) add_columns(a, own, column, count, reading, sums);
+        if (frozen.owns_any()) add_columns(a, frozen, column, count, reading, sums);
+      }
+    }
+  }
+
+  static RSN2_DEVICE const E* reader(const Arguments& a, const LanePixel& pixel, int p, int q) {
+    const int below = pixel.row - p * a.window.dilation_height, right = pixel.column - q * a.window.dilation_width;
+    const int row = below / a.window.stride_height, column = right / a.window.stride_width;
+    const bool is_read = pixel.is_there && below >= 0 && right >= 0 && row * a.window.stride_height == below &&
+                         column * a.window.stride_width == right && row < a.window.out_height &&
+                         column < a.window.out_width;
+    if (!is_read) return nullptr;
+    return static_cast<const E*>(a.grad_y) + pixel.offset + row * a.grad_y_strides.row +
+           column * a.grad_y_strides.column;
+  }
+
+  // Adds the products of columns first .. first + count of the matrix; they may lie in several spans.
+  static RSN2_DEVICE void add_columns(const Arguments& a, const SlotWeights<V>& weights, int64_t first, int count,
+                                      const E* const (&reading)[kPixelsOfLane<A>], LanePixels<A>* sums) {
+    for (int done = 0; done < count;) {
+      const int64_t span = (first + done) / kSpanColumns;
+      const int low = int((first + done) % kSpanColumns), high = least(kSpanColumns, low + count - done);
+      for (int64_t panel = 0; panel < weights.num_panels; ++panel) {
+        add_panel(a, weights, panel, span, low, high, reading, sums + int64_t(done - low) * kWarp);
+      }
+      done += high - low;
+    }
+  }
+
+  // Columns low .. high of a tile. sums: of column 0.
+  static RSN2_DEVICE void add_panel(const Arguments& a, const SlotWeights<V>& weights, int64_t panel, int64_t span,
+                                    int low, int high, const E* const (&reading)[kPixelsOfLane<A>],
+                                    LanePixels<A>* sums) {
+    const int64_t tile = panel * weights.num_spans + span;
+    // Lane r finds where these columns begin in row r, lane r + 16 where they end.
+    const ValueRange range = weights.table.of_row(tile, lane_index() % kPanelRows);
+    const int bound = int(first_from(weights, range, lane_index() < kPanelRows ? low : high));
+    const int following = shuffle(bound, (lane_index() + kPanelRows) % kWarp);
+    uint32_t rows = ballot(lane_index() < kPanelRows && bound < following);  // that have weights here
+    for (; rows != 0; rows &= rows - 1) {
+      const int row = lowest_bit(rows);
+      const int64_t channel = (panel * kPanelRows + row) * a.grad_y_strides.channel;
+      LanePixels<A> grad{};
+      RSN2_UNROLL
+      for (int n = 0; n < kPixelsOfLane<A>; ++n) {
+        if (reading[n]) grad.of[n] = Convert<A, E>::from(reading[n][channel]);
+      }
+      walk_row<A>(weights, shuffle(bound, row), shuffle(bound, row + kPanelRows), walked(),
+                  [&](const WalkedWeights<A>& some, int count) {
+                    for (int i = 0; i < count; i += kAtOnce) add_weights(some, i, count, grad, sums);
+                  });
+    }
+  }
+
+  // The weights of a row have different columns: several sums are read before the first is written.
+  static constexpr int kAtOnce = 4;
+  static RSN2_DEVICE void add_weights(const WalkedWeights<A>& some, int first, int count, const LanePixels<A>& grad,
+                                      LanePixels<A>* sums) {
+    LanePixels<A> sum[kAtOnce];
+    RSN2_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i >= count) continue;
+      sum[i] = sums[some[first + i].column * kWarp];
+      RSN2_UNROLL
+      for (int n = 0; n < kPixelsOfLane<A>; ++n) sum[i].of[n] += some[first + i].value * grad.of[n];
+    }
+    RSN2_UNROLL
+    for (int i = 0; i < kAtOnce; ++i) {
+      if (first + i < count) sums[some[first + i].column * kWarp] = sum[i];
+    }
+  }
+
+  // The first weight of a row whose column is `column` or beyond.
+  static RSN2_DEVICE int64_t first_from(const SlotWeights<V>& weights, const ValueRange& row, int column) {
+    int64_t low = row.first, high = row.last;
+    while (low < high) {
+      const int64_t middle = (low + high) / 2;
+      if (int(weights.columns[middle]) < column) {
+        low = middle + 1;
+      } else {
+        high = middle;
+      }
+    }
+    return low;
+  }
+
+  static RSN2_DEVICE void store(const Arguments& a, const PixelPart& part, int first, int count,
+                                const LanePixels<A>* sums) {
+    RSN2_UNROLL
+    for (int n = 0; n < kPixelsOfLane<A>; ++n) {
+      const int64_t pixel = part.first + lane_index() * kPixelsOfLane<A> + n;
+      if (pixel >= part.last) continue;
+      E* at = static_cast<E*>(a.grad_x) + first * a.grad_x_strides.channel +
+              offset_of(a.grad_x_strides,
+                        slot_pixel(a.groups, part.first_image, pixel, a.window.height, a.window.width));
+      for (int c = 0; c < count; ++c) {
+        const A sum = part.slot < 0 ? NotANumber<A>::value() : sums[c * kWarp].of[n];
+        at[c * a.grad_x_strides.channel] = Convert<E, A>::from(sum);
+      }
+    }
+  }
+};
+
+}  // namespace rsn2
