@@ -42,7 +42,7 @@ struct TaskConv2dForward {
   using Arguments = ConvForwardArguments;
   using A = typename SumOf<E>::type;
   static constexpr int kThreads = Patches<A>::kThreads;
-  static constexpr int kMinBlocks = 2;
+  static constexpr int kMinBlocks = 3;
   static constexpr int kWarps = kThreads / kWarp;
   static constexpr int kRowsOfWarp = 8;
   static constexpr int kRows = kWarps * kRowsOfWarp;
@@ -92,18 +92,18 @@ struct TaskConv2dForward {
         RSN2_UNROLL
         for (int r = 0; r < kRowsOfWarp; ++r) {
           const ValueRange row = weights.table.of_row(tile, first_row % kPanelRows + r);
-          LanePixels<A> sum{};
-          walk_row<A>(weights, row.first, row.last, shared.walked[warp_index()],
+          walk_row<A>(weights, int(row.first), int(row.last), shared.walked[warp_index()],
                       [&](const WalkedWeights<A>& walked, int count) {
+                        LanePixels<A> sum{};  // chains of 32 products round less than one of all
                         for (int i = 0; i < count; ++i) {
                           const LanePixels<A> patch =
                               *reinterpret_cast<const LanePixels<A>*>(mine + walked[i].column * Patches<A>::kPitch);
                           RSN2_UNROLL
                           for (int n = 0; n < kPixelsOfLane<A>; ++n) sum.of[n] += walked[i].value * patch.of[n];
                         }
+                        RSN2_UNROLL
+                        for (int n = 0; n < kPixelsOfLane<A>; ++n) sums[r].of[n] += sum.of[n];
                       });
-          RSN2_UNROLL
-          for (int n = 0; n < kPixelsOfLane<A>; ++n) sums[r].of[n] += sum.of[n];
         }
       }
       sync_threads();

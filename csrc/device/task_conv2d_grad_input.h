@@ -47,15 +47,22 @@ struct TaskConv2dGradInput {
       const PixelPart part = pixel_part<kPixels>(a.groups, num_slots, a.parts, a.window.in_pixels(), item / blocks);
       if (part.last <= part.first) continue;
       const int first = int(item % blocks) * a.channels_of_block;
-      const int count = least(a.channels_of_block, a.window.channels - first);
-      LanePixels<A>* sums = sums_of_warp(a.channels_of_block) + lane_index();
-      for (int c = 0; c < count; ++c) sums[c * kWarp] = LanePixels<A>{};
-      if (part.slot >= 0) add_taps(a, part, first, count, sums);
-      store(a, part, first, count, sums);
+      Piece piece{part, first, least(a.channels_of_block, a.window.channels - first),
+                  sums_of_warp(a.channels_of_block) + lane_index(), 0, false};
+      for (int c = 0; c < piece.count; ++c) piece.sums[c * kWarp] = LanePixels<A>{};
+      if (part.slot >= 0) add_taps(a, piece);
+      store(a, piece);
     }
   }
 
  private:
+  struct Piece {
+    PixelPart part;
+    int first, count;     // channels
+    LanePixels<A>* sums;  // this lane's, kWarp apart
+    int since_store;      // weights since the sums were stored
+    bool is_stored;       // the results hold the sums so far
+  };
   struct LanePixel {
     int64_t offset;   // of its image's gradient
     int row, column;  // with the padding
@@ -69,8 +76,8 @@ struct TaskConv2dGradInput {
     return reinterpret_cast<WalkedWeights<A>*>(shared_memory())[warp_index()];
   }
 
-  static RSN2_DEVICE void add_taps(const Arguments& a, const PixelPart& part, int first, int count,
-                                   LanePixels<A>* sums) {
+  static RSN2_DEVICE void add_taps(const Arguments& a, Piece& piece) {
+    const PixelPart& part = piece.part;
     LanePixel mine[kPixelsOfLane<A>];
     RSN2_UNROLL
     for (int n = 0; n < kPixelsOfLane<A>; ++n) {
@@ -93,9 +100,9 @@ struct TaskConv2dGradInput {
           is_read = is_read || reading[n] != nullptr;
         }
         if (ballot(is_read) == 0) continue;
-        const int64_t column = (p * int64_t(a.window.kernel_width) + q) * a.window.channels + first;
-        if (own.owns_any()) add_columns(a, own, column, count, reading, sums);
-        if (frozen.owns_any()) add_columns(a, frozen, column, count, reading, sums);
+        const int64_t column = (p * int64_t(a.window.kernel_width) + q) * a.window.channels + piece.first;
+        if (own.owns_any()) add_columns(a, own, column, reading, piece);
+        if (frozen.owns_any()) add_columns(a, frozen, column, reading, piece);
       }
     }
   }
@@ -111,23 +118,23 @@ struct TaskConv2dGradInput {
            column * a.grad_y_strides.column;
   }
 
-  // Adds the products of columns first .. first + count of the matrix; they may lie in several spans.
-  static RSN2_DEVICE void add_columns(const Arguments& a, const SlotWeights<V>& weights, int64_t first, int count,
-                                      const E* const (&reading)[kPixelsOfLane<A>], LanePixels<A>* sums) {
-    for (int done = 0; done < count;) {
+  // Adds the products of the piece's columns of the matrix, from `first` on; they may lie in several spans.
+  static RSN2_DEVICE void add_columns(const Arguments& a, const SlotWeights<V>& weights, int64_t first,
+                                      const E* const (&reading)[kPixelsOfLane<A>], Piece& piece) {
+    for (int done = 0; done < piece.count;) {
       const int64_t span = (first + done) / kSpanColumns;
-      const int low = int((first + done) % kSpanColumns), high = least(kSpanColumns, low + count - done);
+      const int low = int((first + done) % kSpanColumns), high = least(kSpanColumns, low + piece.count - done);
       for (int64_t panel = 0; panel < weights.num_panels; ++panel) {
-        add_panel(a, weights, panel, span, low, high, reading, sums + int64_t(done - low) * kWarp);
+        add_panel(a, weights, panel, span, low, high, reading, done - low, piece);
       }
       done += high - low;
     }
   }
 
-  // Columns low .. high of a tile. sums: of column 0.
+  // Columns low .. high of a tile; column 0 would be channel `shift` of the piece.
   static RSN2_DEVICE void add_panel(const Arguments& a, const SlotWeights<V>& weights, int64_t panel, int64_t span,
-                                    int low, int high, const E* const (&reading)[kPixelsOfLane<A>],
-                                    LanePixels<A>* sums) {
+                                    int low, int high, const E* const (&reading)[kPixelsOfLane<A>], int shift,
+                                    Piece& piece) {
     const int64_t tile = panel * weights.num_spans + span;
     // Lane r finds where these columns begin in row r, lane r + 16 where they end.
     const ValueRange range = weights.table.of_row(tile, lane_index() % kPanelRows);
@@ -142,10 +149,19 @@ struct TaskConv2dGradInput {
       for (int n = 0; n < kPixelsOfLane<A>; ++n) {
         if (reading[n]) grad.of[n] = Convert<A, E>::from(reading[n][channel]);
       }
+      LanePixels<A>* sums = piece.sums + int64_t(shift) * kWarp;
       walk_row<A>(weights, shuffle(bound, row), shuffle(bound, row + kPanelRows), walked(),
                   [&](const WalkedWeights<A>& some, int count) {
                     for (int i = 0; i < count; i += kAtOnce) add_weights(some, i, count, grad, sums);
+                    piece.since_store += count;
                   });
+    }
+    // One chain of all products would round more: what is there goes to the results after about 32 for each channel.
+    // For 16-bit results the last rounding is what counts.
+    if (sizeof(E) == sizeof(A) && piece.since_store >= 32 * piece.count) {
+      store(a, piece);
+      for (int c = 0; c < piece.count; ++c) piece.sums[c * kWarp] = LanePixels<A>{};
+      piece.since_store = 0;
     }
   }
 
@@ -181,20 +197,21 @@ struct TaskConv2dGradInput {
     return low;
   }
 
-  static RSN2_DEVICE void store(const Arguments& a, const PixelPart& part, int first, int count,
-                                const LanePixels<A>* sums) {
+  static RSN2_DEVICE void store(const Arguments& a, Piece& piece) {
     RSN2_UNROLL
     for (int n = 0; n < kPixelsOfLane<A>; ++n) {
-      const int64_t pixel = part.first + lane_index() * kPixelsOfLane<A> + n;
-      if (pixel >= part.last) continue;
-      E* at = static_cast<E*>(a.grad_x) + first * a.grad_x_strides.channel +
+      const int64_t pixel = piece.part.first + lane_index() * kPixelsOfLane<A> + n;
+      if (pixel >= piece.part.last) continue;
+      E* at = static_cast<E*>(a.grad_x) + piece.first * a.grad_x_strides.channel +
               offset_of(a.grad_x_strides,
-                        slot_pixel(a.groups, part.first_image, pixel, a.window.height, a.window.width));
-      for (int c = 0; c < count; ++c) {
-        const A sum = part.slot < 0 ? NotANumber<A>::value() : sums[c * kWarp].of[n];
-        at[c * a.grad_x_strides.channel] = Convert<E, A>::from(sum);
+                        slot_pixel(a.groups, piece.part.first_image, pixel, a.window.height, a.window.width));
+      for (int c = 0; c < piece.count; ++c, at += a.grad_x_strides.channel) {
+        A sum = piece.part.slot < 0 ? NotANumber<A>::value() : piece.sums[c * kWarp].of[n];
+        if (piece.is_stored) sum += Convert<A, E>::from(*at);
+        *at = Convert<E, A>::from(sum);
       }
     }
+    piece.is_stored = true;
   }
 };
 

@@ -150,10 +150,12 @@ struct TaskConv2dGradValues {
     }
     // Half of the columns to one half of the lanes, half to the other, until each lane has one.
     RSN2_UNROLL
-    for (int half = kWarp / 2; half > 0; half /= 2) {
+    for (int step = 1; step <= 5; ++step) {
+      const int half = kWarp >> step;
       const bool is_upper = lane_index() & half;
       RSN2_UNROLL
-      for (int i = 0; i < half; ++i) {
+      for (int i = 0; i < kWarp / 2; ++i) {
+        if (i >= half) continue;
         const A given = shuffle_xor(is_upper ? parts[i] : parts[i + half], half);
         parts[i] = (is_upper ? parts[i + half] : parts[i]) + given;
       }

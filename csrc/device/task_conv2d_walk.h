@@ -15,14 +15,15 @@ struct alignas(2 * sizeof(A)) WalkedWeight {
 template <typename A>
 using WalkedWeights = WalkedWeight<A>[kWarp];
 
-// visit(weights, count) for the row's weights first .. last, up to 32 at a time.
+// visit(weights, count) for the row's weights first .. last, up to 32 at a time. The index holds fewer than 2^31.
 template <typename A, typename V, class Visit>
-RSN2_DEVICE void walk_row(const SlotWeights<V>& weights, int64_t first, int64_t last, WalkedWeights<A>& walked,
+RSN2_DEVICE void walk_row(const SlotWeights<V>& weights, int first, int last, WalkedWeights<A>& walked,
                           const Visit& visit) {
-  for (int64_t at = first; at < last; at += kWarp) {
-    const int count = int(least<int64_t>(kWarp, last - at));
+  for (int at = first; at < last; at += kWarp) {
+    const int count = least(kWarp, last - at);
     if (lane_index() < count) {
-      walked[lane_index()] = {Cast<A, V>::from(weights.values[at + lane_index()]), weights.columns[at + lane_index()]};
+      const int64_t j = int64_t(at) + lane_index();
+      walked[lane_index()] = {Cast<A, V>::from(weights.values[j]), weights.columns[j]};
     }
     sync_warp();
     visit(walked, count);
