@@ -1,7 +1,7 @@
 // The convolution's kernels as host code calls them, by the dtypes of images and values.
 #pragma once
 
-#include "../device/task_conv2d_forward.h"
+#include "../device/task_conv2d_forward_16.h"
 #include "../device/task_conv2d_grad_input.h"
 #include "../device/task_conv2d_grad_values.h"
 #include "launch.h"

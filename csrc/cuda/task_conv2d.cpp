@@ -52,6 +52,7 @@ Tensor task_conv2d(const Tensor& x,                   // [B, C, H, W], any strid
   a.parts = tiles.parts;
   a.x = x.const_data_ptr();
   a.x_strides = strides_of(x);
+  a.whole_vectors = has_whole_vectors(a.x, a.x_strides, a.window.channels);
   a.y = y.mutable_data_ptr();
   a.y_strides = strides_of(y);
   a.values = values.const_data_ptr();

@@ -16,6 +16,7 @@ struct ConvForwardArguments {
   int parts;                 // of a tile of images
   const void* x;             // [B, C, H, W]
   ImageStrides x_strides;
+  bool whole_vectors;        // has_whole_vectors(x)
   void* y;                   // [B, O, H', W']
   ImageStrides y_strides;
   const void* values;
@@ -25,6 +26,12 @@ struct ConvForwardArguments {
   const void* bias;           // [T, O], or null
   bool relu;
 };
+
+// Store 0: the weights; 1: the frozen ones beside them.
+template <typename V, class Arguments>
+RSN2_DEVICE PackedStore<V> conv_store(const Arguments& a, int store) {
+  return {static_cast<const V*>(store ? a.frozen_values : a.values), store ? a.frozen_index : a.index};
+}
 
 // The result that a sum stands for. slot -1: NaN.
 template <typename E, typename V, typename A>
@@ -42,7 +49,7 @@ struct TaskConv2dForward {
   using Arguments = ConvForwardArguments;
   using A = typename SumOf<E>::type;
   static constexpr int kThreads = Patches<A>::kThreads;
-  static constexpr int kMinBlocks = 3;
+  static constexpr int kMinBlocks = 2;
   static constexpr int kWarps = kThreads / kWarp;
   static constexpr int kRowsOfWarp = 8;
   static constexpr int kRows = kWarps * kRowsOfWarp;
@@ -64,10 +71,9 @@ struct TaskConv2dForward {
       if (part.last <= part.first) continue;
       const int first_row = int(item % row_blocks) * kRows + warp_index() * kRowsOfWarp;
       LanePixels<A> sums[kRowsOfWarp] = {};
-      add_store(a, part, first_row, PackedStore<V>{static_cast<const V*>(a.values), a.index}, shared, sums);
-      if (a.frozen_values) {
-        add_store(a, part, first_row, PackedStore<V>{static_cast<const V*>(a.frozen_values), a.frozen_index}, shared,
-                  sums);
+      RSN2_NO_UNROLL
+      for (int s = 0; s < 2; ++s) {
+        add_store(a, part, first_row, conv_store<V>(a, s), shared, sums);
       }
       store(a, part, first_row, sums);
     }
@@ -81,13 +87,14 @@ struct TaskConv2dForward {
     if (!weights.owns_any()) return;
     sync_threads();  // the patches before these have been read
     shared.patches.set_pixels(a.window, a.x_strides, a.groups, part);
-    for (int64_t span = 0; span < weights.num_spans; ++span) {
+    const int num_spans = int(weights.num_spans);
+    for (int span = 0; span < num_spans; ++span) {
       shared.patches.set_columns(a.window, a.x_strides, span);
       sync_threads();
       shared.patches.gather(a.window, static_cast<const E*>(a.x), channels_are_near(a.x_strides));
       sync_threads();
       if (first_row < a.window.num_outputs) {
-        const int64_t tile = first_row / kPanelRows * weights.num_spans + span;
+        const int tile = first_row / kPanelRows * num_spans + span;
         const A* mine = shared.patches.numbers + lane_index() * kPixelsOfLane<A>;
         RSN2_UNROLL
         for (int r = 0; r < kRowsOfWarp; ++r) {

@@ -12,7 +12,7 @@ struct Patches {
   static constexpr int kPixels = kPixelsOfWarp<A>;
   static constexpr int kPitch = kPixels + kPixelsOfLane<A>;
   static constexpr int kThreads = kSpanColumns;  // each has one column
-  static constexpr int kAtOnce = 4;              // loads of a thread on their way together
+  static constexpr int kAtOnce = 8;              // loads of a thread on their way together
 
   A numbers[kSpanColumns * kPitch];
   Place columns[kSpanColumns];
