@@ -3,7 +3,7 @@
 
 #include "../device/task_conv2d_forward_16.h"
 #include "../device/task_conv2d_grad_input.h"
-#include "../device/task_conv2d_grad_values.h"
+#include "../device/task_conv2d_grad_values_16.h"
 #include "launch.h"
 
 namespace rsn2 {

@@ -51,6 +51,7 @@ Tensor task_conv2d_grad_values(const Tensor& x,                   // [B, C, H, W
   a.groups = plan.groups;
   a.x = x.const_data_ptr();
   a.x_strides = strides_of(x);
+  a.whole_vectors = has_whole_vectors(a.x, a.x_strides, a.window.channels);
   a.grad_y = grad_y.const_data_ptr();
   const int64_t num_columns = int64_t(a.window.kernel_height) * a.window.kernel_width * a.window.channels;
   const int64_t tiles = ceil_div<int64_t>(num_columns, kSpanColumns) * ceil_div(a.window.num_outputs, cut.rows);

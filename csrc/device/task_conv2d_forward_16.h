@@ -45,15 +45,18 @@ struct TaskConv2dForward16 {
 
  private:
   static RSN2_DEVICE void add_spans(const Arguments& a, int slot, int panel, Shared& shared, float (&sums)[2][4][4]) {
-    const SlotWeights<V> own = weights_of(conv_store<V>(a, 0), slot), frozen = weights_of(conv_store<V>(a, 1), slot);
-    if (!own.owns_any() && !frozen.owns_any()) return;
-    const int64_t num_spans = a.index.num_spans();
-    for (int64_t span = 0; span < num_spans; ++span) {
+    uint32_t stores = 0;  // that the slot owns weights of, one bit each
+    for (int s = 0; s < 2; ++s) stores |= uint32_t(weights_of(conv_store<V>(a, s), slot).owns_any()) << s;
+    if (stores == 0) return;
+    const int num_spans = int(a.index.num_spans());
+    for (int span = 0; span < num_spans; ++span) {
       shared.patches.set_columns(a.window, a.x_strides, span);
       sync_threads();
       shared.patches.gather(a.window, static_cast<const E*>(a.x), a.x_strides, a.whole_vectors);
-      if (own.owns_any()) add_store(own, panel, span, shared, sums);
-      if (frozen.owns_any()) add_store(frozen, panel, span, shared, sums);
+      RSN2_NO_UNROLL
+      for (int s = 0; s < 2; ++s) {
+        if (stores >> s & 1) add_store(weights_of(conv_store<V>(a, s), slot), panel, span, shared, sums);
+      }
     }
   }
 

@@ -15,6 +15,7 @@ struct ConvGradValuesArguments {
   Groups groups;
   const void* x;  // [B, C, H, W]
   ImageStrides x_strides;
+  bool whole_vectors;  // has_whole_vectors(x)
   const void* grad_y;  // [B, O, H', W']
   ImageStrides grad_y_strides;
   GatherIndex index;

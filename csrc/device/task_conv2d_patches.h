@@ -38,6 +38,7 @@ struct Patches {
   RSN2_DEVICE void gather(const ConvWindow& window, const E* x, bool columns_first) {
     if (columns_first) {
       const Place mine = columns[thread_index()];
+      RSN2_NO_UNROLL
       for (int first = 0; first < kPixels; first += kAtOnce) {
         A found[kAtOnce];
         RSN2_UNROLL
@@ -49,6 +50,7 @@ struct Patches {
       constexpr int kStep = kThreads / kPixels;
       const int pixel = thread_index() % kPixels;
       const Place mine = pixels[pixel];
+      RSN2_NO_UNROLL
       for (int first = thread_index() / kPixels; first < kSpanColumns; first += kAtOnce * kStep) {
         A found[kAtOnce];
         RSN2_UNROLL

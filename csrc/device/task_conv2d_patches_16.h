@@ -45,6 +45,7 @@ struct alignas(16) Patches16 {
     } else if (channels_are_near(strides)) {
       const int pair = thread_index() % kPairs;
       const Place first = columns[2 * pair], second = columns[2 * pair + 1];
+      RSN2_NO_UNROLL
       for (int i = thread_index() / kPairs; i < kPixels; i += kAtOnce * (kThreads / kPairs)) {
         uint32_t found[kAtOnce];
         RSN2_UNROLL
@@ -59,6 +60,7 @@ struct alignas(16) Patches16 {
       constexpr int kStep = kThreads / kPixels;
       const int i = thread_index() % kPixels;
       const Place pixel = pixels[i];
+      RSN2_NO_UNROLL
       for (int pair = thread_index() / kPixels; pair < kPairs; pair += kAtOnce * kStep) {
         uint32_t found[kAtOnce];
         RSN2_UNROLL
@@ -91,6 +93,7 @@ struct alignas(16) Patches16 {
     constexpr int kVectors = kSpanColumns / 8;
     const int vector = thread_index() % kVectors;
     const Place column = columns[8 * vector];
+    RSN2_NO_UNROLL
     for (int i = thread_index() / kVectors; i < kPixels; i += kThreads / kVectors) {
       const bool inside = is_inside(window, pixels[i], column);
       copy_async(numbers + i * kPitch + 8 * vector, x + (inside ? pixels[i].offset + column.offset : 0), inside);
