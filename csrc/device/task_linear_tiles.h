@@ -34,7 +34,7 @@ struct LinearTiles {
   static constexpr int kOutputs = 64;
   static constexpr int64_t kWeightBytes = kTileBytes<kOutputs, Tile>;
   static constexpr int64_t kSharedBytes = kWeightBytes + kTileBytes<kRows, Tile>;
-  static constexpr int kMinBlocks = kRows < 64 && sizeof(E) == 2 ? 3 : 2;
+  static constexpr int kMinBlocks = kRows == 16 && sizeof(E) == 2 ? 3 : 2;
 
   static RSN2_DEVICE void run(const Arguments& a) {
     const int64_t pieces = num_pieces<kOutputs>(a);

@@ -13,8 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from rsn2_kernels import reference
-from rsn2_kernels.formats import PackedWeight, pack
+from rsn2_kernels.formats import PackedWeight, pack, unpack
 from rsn2_kernels.formats.gather_index import gather_index
 from rsn2_kernels.testing import LINEAR_SHAPES, assert_as_accurate
 
@@ -373,9 +372,9 @@ def test_expanded_tiles(ops, make_linear, make_frozen, dtypes, outputs, inputs, 
     second = [frozen.values, frozen.index] if frozen else []
     round_tile = rounded_to_tf32 if x == FLOAT else lambda tile: tile.to(x)
     for slot in range(num_slots):
-        dense = round_tile(reference.task_linear.dense_weight(weight.values, weight.positions, [], slot, FLOAT))
+        dense = round_tile(unpack(weight.values, weight.positions, slot).float())
         if frozen:
-            more = reference.task_linear.dense_weight(frozen.values, frozen.positions, [], slot, FLOAT)
+            more = unpack(frozen.values, frozen.positions, slot).float()
             dense = torch.where(more == 0, dense, round_tile(dense.float() + more))
         dense = torch.nn.functional.pad(dense.float(), (0, -inputs % 256, 0, -outputs % 64))
         for panel in range(0, -(-outputs // 16), 4):
