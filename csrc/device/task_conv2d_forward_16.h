@@ -45,28 +45,27 @@ struct TaskConv2dForward16 {
 
  private:
   static RSN2_DEVICE void add_spans(const Arguments& a, int slot, int panel, Shared& shared, float (&sums)[2][4][4]) {
-    uint32_t stores = 0;  // that the slot owns weights of, one bit each
-    for (int s = 0; s < 2; ++s) stores |= uint32_t(weights_of(conv_store<V>(a, s), slot).owns_any()) << s;
-    if (stores == 0) return;
+    if (slot < 0) return;
     const int num_spans = int(a.index.num_spans());
     for (int span = 0; span < num_spans; ++span) {
       shared.patches.set_columns(a.window, a.x_strides, span);
       sync_threads();
       shared.patches.gather(a.window, static_cast<const E*>(a.x), a.x_strides, a.whole_vectors);
+      wait_for_copies<0>();
       RSN2_NO_UNROLL
-      for (int s = 0; s < 2; ++s) {
-        if (stores >> s & 1) add_store(weights_of(conv_store<V>(a, s), slot), panel, span, shared, sums);
-      }
+      for (int s = 0; s < 2; ++s) add_store(weights_of(conv_store<V>(a, s), slot), panel, span, shared, sums);
+      sync_threads();
     }
   }
 
-  // The products of one store's weights with the patches on their way; afterwards both have been read.
+  // The products of one store's weights with the patches.
   static RSN2_DEVICE void add_store(const SlotWeights<V>& weights, int panel, int64_t span, Shared& shared,
                                     float (&sums)[2][4][4]) {
+    if (!weights.owns_any()) return;
     TileWeights<kRows, kThreads, V> ahead;
     ahead.fetch(weights, panel, span);
+    sync_threads();  // the weights before these have been read
     clear_tile<kRows, kThreads>(shared.weights);
-    wait_for_copies<0>();
     sync_threads();
     ahead.put(weights, shared.weights);
     sync_threads();
@@ -90,7 +89,6 @@ struct TaskConv2dForward16 {
         }
       }
     }
-    sync_threads();
   }
 
   static RSN2_DEVICE void store(const Arguments& a, int slot, int first_row, Shared& shared,
