@@ -2,7 +2,7 @@
 #pragma once
 
 #include "../device/task_conv2d_forward_16.h"
-#include "../device/task_conv2d_grad_input.h"
+#include "../device/task_conv2d_grad_input_16.h"
 #include "../device/task_conv2d_grad_values_16.h"
 #include "launch.h"
 
@@ -13,16 +13,17 @@ enum class ConvNumbers { FLOAT32, FLOAT64, BFLOAT16, FLOAT16, BFLOAT16_FLOAT32, 
 
 // How a kernel wants its work cut: set before its arguments are.
 struct ConvCut {
-  int pixels;        // of a piece of work
-  int rows;          // of the weights; forward and gradient of the values
-  int blocks;        // that a multiprocessor holds
+  int pixels;  // of a piece of work
+  int rows;    // of the weights; gradient of the input: pieces that a block has at once
+  int blocks;  // that a multiprocessor holds
   int64_t shared_bytes;
 };
 
 ConvCut conv_forward_cut(ConvNumbers numbers);
 void launch_conv_forward(ConvNumbers numbers, const Launch& where, const ConvForwardArguments& arguments);
 
-// A kernel's block has `rows` warps, each with pieces of its own.
+// Pieces have up to 64 channels of the input.
+constexpr int kGradInputChannels = 64;
 ConvCut conv_grad_input_cut(ConvNumbers numbers, int channels_of_block);
 void launch_conv_grad_input(ConvNumbers numbers, const Launch& where, const ConvGradInputArguments& arguments);
 

@@ -32,10 +32,8 @@ Tensor task_conv2d_grad_values(const Tensor& x,                   // [B, C, H, W
   const ConvNumbers numbers = conv_numbers(OP, "x", x, values);
   const int64_t batch = x.size(0);
   ConvGradValuesArguments a{};
-  a.window =
-      conv_window(OP, x.size(1), x.size(2), x.size(3), grad_y.size(1), kernel_size, stride, padding, dilation);
-  a.grad_y_strides =
-      conv_images(OP, device, "grad_y", grad_y, grad_y.size(1), a.window.out_height, a.window.out_width);
+  a.window = conv_window(OP, x.size(1), x.size(2), x.size(3), grad_y.size(1), kernel_size, stride, padding, dilation);
+  a.grad_y_strides = conv_images(OP, device, "grad_y", grad_y, grad_y.size(1), a.window.out_height, a.window.out_width);
   a.index = gather_index_of(OP, device, index);
   for (size_t i = 0; i < wanted.size(); ++i) {
     check_value(wanted[i] >= 0 && wanted[i] < kMostSlots && num_owned[i] >= 0, OP, ": wanted slot ", wanted[i],
@@ -77,8 +75,8 @@ Tensor task_conv2d_grad_values(const Tensor& x,                   // [B, C, H, W
   }
   if (!is_finished) {
     const ConvGradFinishArguments finish{a.sums, grads.mutable_data_ptr(), a.num_results, a.splits};
-    launch_conv_grad_finish(
-        numbers, device.launch(persistent_blocks(ceil_div<int64_t>(a.num_results, 256), 4)), finish);
+    launch_conv_grad_finish(numbers, device.launch(persistent_blocks(ceil_div<int64_t>(a.num_results, 256), 4)),
+                            finish);
   }
   return grads;
 }

@@ -79,16 +79,16 @@ ConvWindow conv_window(const char* op, int64_t channels, int64_t height, int64_t
     const int64_t padded = size + padding[2 * d] + padding[2 * d + 1];
     const int64_t room = padded - dilation[d] * (kernel_size[d] - 1) - 1;
     check_value(room >= 0 && padded < MOST_PIXELS, op, ": the kernel must fit into the padded image, below ",
-                MOST_PIXELS, ": ", d == 0 ? "height " : "width ", size, ", kernel_size ", kernel_size[d],
-                ", dilation ", dilation[d]);
+                MOST_PIXELS, ": ", d == 0 ? "height " : "width ", size, ", kernel_size ", kernel_size[d], ", dilation ",
+                dilation[d]);
     return room / stride[d] + 1;
   };
   const int64_t out_height = out_size(height, 0), out_width = out_size(width, 1);
   check_value(height * width < MOST_PIXELS && out_height * out_width < MOST_PIXELS, op,
               ": an image must have fewer than ", MOST_PIXELS, " pixels");
-  return {int(channels),       int(height),         int(width),         int(num_outputs), int(out_height),
-          int(out_width),      int(kernel_size[0]), int(kernel_size[1]), int(stride[0]),   int(stride[1]),
-          int(dilation[0]),    int(dilation[1]),    int(padding[0]),     int(padding[2])};
+  return {int(channels),    int(height),         int(width),          int(num_outputs), int(out_height),
+          int(out_width),   int(kernel_size[0]), int(kernel_size[1]), int(stride[0]),   int(stride[1]),
+          int(dilation[0]), int(dilation[1]),    int(padding[0]),     int(padding[2])};
 }
 
 FrozenStore frozen_store(const char* op, const OnDevice& device, const std::vector<Tensor>& frozen,

@@ -12,18 +12,18 @@ namespace rsn2 {
 
 struct ConvForwardArguments {
   ConvWindow window;
-  Groups groups;             // tiles of images
-  int parts;                 // of a tile of images
-  const void* x;             // [B, C, H, W]
+  Groups groups;  // tiles of images
+  int parts;      // of a tile of images
+  const void* x;  // [B, C, H, W]
   ImageStrides x_strides;
-  bool whole_vectors;        // has_whole_vectors(x)
-  void* y;                   // [B, O, H', W']
+  bool whole_vectors;  // has_whole_vectors(x)
+  void* y;             // [B, O, H', W']
   ImageStrides y_strides;
   const void* values;
   GatherIndex index;
   const void* frozen_values;  // null: none
   GatherIndex frozen_index;
-  const void* bias;           // [T, O], or null
+  const void* bias;  // [T, O], or null
   bool relu;
 };
 

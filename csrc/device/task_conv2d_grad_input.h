@@ -22,8 +22,44 @@ struct ConvGradInputArguments {
   GatherIndex index;
   const void* frozen_values;  // null: none
   GatherIndex frozen_index;
-  int channels_of_block;  // 1 .. 64
+  int channels_of_block;  // 1 .. 64; 64 on tensor cores
 };
+
+// A pixel of the input, to look for the output pixels that read it.
+struct InputPixel {
+  int64_t offset;   // of its image's gradient
+  int row, column;  // with the padding
+  bool is_there;
+};
+RSN2_DEVICE InputPixel input_pixel(const ConvGradInputArguments& a, const PixelPart& part, int64_t number) {
+  const SlotPixel pixel = slot_pixel(a.groups, part.first_image, number, a.window.height, a.window.width);
+  return {pixel.image * a.grad_y_strides.image, pixel.row + a.window.top, pixel.column + a.window.left, true};
+}
+
+// Where the output pixel lies that reads this one at row p, column q of the kernel, channel 0; -1: none does.
+RSN2_DEVICE int64_t reader_offset(const ConvGradInputArguments& a, const InputPixel& pixel, int p, int q) {
+  const int below = pixel.row - p * a.window.dilation_height, right = pixel.column - q * a.window.dilation_width;
+  const int row = below / a.window.stride_height, column = right / a.window.stride_width;
+  const bool is_read = below >= 0 && right >= 0 && row * a.window.stride_height == below &&
+                       column * a.window.stride_width == right && row < a.window.out_height &&
+                       column < a.window.out_width;
+  return is_read ? pixel.offset + row * a.grad_y_strides.row + column * a.grad_y_strides.column : -1;
+}
+
+// The first weight of a row whose column inside its span is `column` or beyond.
+template <typename V>
+RSN2_DEVICE int first_from(const SlotWeights<V>& weights, const ValueRange& row, int column) {
+  int low = int(row.first), high = int(row.last);
+  while (low < high) {
+    const int middle = low + (high - low) / 2;
+    if (int(weights.columns[middle]) < column) {
+      low = middle + 1;
+    } else {
+      high = middle;
+    }
+  }
+  return low;
+}
 
 template <typename E, typename V>
 struct TaskConv2dGradInput {
@@ -32,8 +68,9 @@ struct TaskConv2dGradInput {
   static constexpr int kThreads = 128;
   static constexpr int kMinBlocks = 3;
   static constexpr int kWarps = kThreads / kWarp;
+  static constexpr int kPieces = kWarps;  // of a block at once
   static constexpr int kPixels = kPixelsOfWarp<A>;
-  static constexpr int kMostChannels = 64;
+  static constexpr int kChannels = 64;
 
   static constexpr int64_t kWalkedBytes = kWarps * int64_t(sizeof(WalkedWeights<A>));
   static constexpr int64_t shared_bytes(int channels_of_block) {
@@ -47,8 +84,12 @@ struct TaskConv2dGradInput {
       const PixelPart part = pixel_part<kPixels>(a.groups, num_slots, a.parts, a.window.in_pixels(), item / blocks);
       if (part.last <= part.first) continue;
       const int first = int(item % blocks) * a.channels_of_block;
-      Piece piece{part, first, least(a.channels_of_block, a.window.channels - first),
-                  sums_of_warp(a.channels_of_block) + lane_index(), 0, false};
+      Piece piece{part,
+                  first,
+                  least(a.channels_of_block, a.window.channels - first),
+                  sums_of_warp(a.channels_of_block) + lane_index(),
+                  0,
+                  false};
       for (int c = 0; c < piece.count; ++c) piece.sums[c * kWarp] = LanePixels<A>{};
       if (part.slot >= 0) add_taps(a, piece);
       store(a, piece);
@@ -63,12 +104,6 @@ struct TaskConv2dGradInput {
     int since_store;      // weights since the sums were stored
     bool is_stored;       // the results hold the sums so far
   };
-  struct LanePixel {
-    int64_t offset;   // of its image's gradient
-    int row, column;  // with the padding
-    bool is_there;
-  };
-
   static RSN2_DEVICE LanePixels<A>* sums_of_warp(int channels_of_block) {
     return reinterpret_cast<LanePixels<A>*>(shared_memory() + kWalkedBytes) + warp_index() * channels_of_block * kWarp;
   }
@@ -78,14 +113,13 @@ struct TaskConv2dGradInput {
 
   static RSN2_DEVICE void add_taps(const Arguments& a, Piece& piece) {
     const PixelPart& part = piece.part;
-    LanePixel mine[kPixelsOfLane<A>];
+    InputPixel mine[kPixelsOfLane<A>];
     RSN2_UNROLL
     for (int n = 0; n < kPixelsOfLane<A>; ++n) {
       const int64_t number = part.first + lane_index() * kPixelsOfLane<A> + n;
       mine[n] = {0, 0, 0, number < part.last};
       if (!mine[n].is_there) continue;
-      const SlotPixel pixel = slot_pixel(a.groups, part.first_image, number, a.window.height, a.window.width);
-      mine[n] = {pixel.image * a.grad_y_strides.image, pixel.row + a.window.top, pixel.column + a.window.left, true};
+      mine[n] = input_pixel(a, part, number);
     }
     const SlotWeights<V> own = weights_of(PackedStore<V>{static_cast<const V*>(a.values), a.index}, part.slot);
     const SlotWeights<V> frozen =
@@ -96,7 +130,8 @@ struct TaskConv2dGradInput {
         bool is_read = false;
         RSN2_UNROLL
         for (int n = 0; n < kPixelsOfLane<A>; ++n) {
-          reading[n] = reader(a, mine[n], p, q);
+          const int64_t at = mine[n].is_there ? reader_offset(a, mine[n], p, q) : -1;
+          reading[n] = at < 0 ? nullptr : static_cast<const E*>(a.grad_y) + at;
           is_read = is_read || reading[n] != nullptr;
         }
         if (ballot(is_read) == 0) continue;
@@ -105,17 +140,6 @@ struct TaskConv2dGradInput {
         if (frozen.owns_any()) add_columns(a, frozen, column, reading, piece);
       }
     }
-  }
-
-  static RSN2_DEVICE const E* reader(const Arguments& a, const LanePixel& pixel, int p, int q) {
-    const int below = pixel.row - p * a.window.dilation_height, right = pixel.column - q * a.window.dilation_width;
-    const int row = below / a.window.stride_height, column = right / a.window.stride_width;
-    const bool is_read = pixel.is_there && below >= 0 && right >= 0 && row * a.window.stride_height == below &&
-                         column * a.window.stride_width == right && row < a.window.out_height &&
-                         column < a.window.out_width;
-    if (!is_read) return nullptr;
-    return static_cast<const E*>(a.grad_y) + pixel.offset + row * a.grad_y_strides.row +
-           column * a.grad_y_strides.column;
   }
 
   // Adds the products of the piece's columns of the matrix, from `first` on; they may lie in several spans.
@@ -138,7 +162,7 @@ struct TaskConv2dGradInput {
     const int64_t tile = panel * weights.num_spans + span;
     // Lane r finds where these columns begin in row r, lane r + 16 where they end.
     const ValueRange range = weights.table.of_row(tile, lane_index() % kPanelRows);
-    const int bound = int(first_from(weights, range, lane_index() < kPanelRows ? low : high));
+    const int bound = first_from(weights, range, lane_index() < kPanelRows ? low : high);
     const int following = shuffle(bound, (lane_index() + kPanelRows) % kWarp);
     uint32_t rows = ballot(lane_index() < kPanelRows && bound < following);  // that have weights here
     for (; rows != 0; rows &= rows - 1) {
@@ -181,20 +205,6 @@ struct TaskConv2dGradInput {
     for (int i = 0; i < kAtOnce; ++i) {
       if (first + i < count) sums[some[first + i].column * kWarp] = sum[i];
     }
-  }
-
-  // The first weight of a row whose column is `column` or beyond.
-  static RSN2_DEVICE int64_t first_from(const SlotWeights<V>& weights, const ValueRange& row, int column) {
-    int64_t low = row.first, high = row.last;
-    while (low < high) {
-      const int64_t middle = (low + high) / 2;
-      if (int(weights.columns[middle]) < column) {
-        low = middle + 1;
-      } else {
-        high = middle;
-      }
-    }
-    return low;
   }
 
   static RSN2_DEVICE void store(const Arguments& a, Piece& piece) {

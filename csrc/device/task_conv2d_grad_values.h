@@ -19,7 +19,7 @@ struct ConvGradValuesArguments {
   const void* grad_y;  // [B, O, H', W']
   ImageStrides grad_y_strides;
   GatherIndex index;
-  void* sums;          // [splits, num_results] of the type of sums
+  void* sums;  // [splits, num_results] of the type of sums
   int64_t num_results;
   int splits;
   int num_wanted;                     // up to 64

@@ -18,7 +18,7 @@ struct TaskConv2dGradValues16 {
   static constexpr int kRows = 64;
   static constexpr int kPixels = 64;
   static constexpr int kPitch = kTilePitch<E>;
-  static constexpr int kGradPitch = kRows + 8;
+  static constexpr int kGradPitch = kChannelPitch<kRows>;
   static constexpr int kSumPitch = kSpanColumns + 4;
 
   struct Shared {
@@ -43,7 +43,8 @@ struct TaskConv2dGradValues16 {
         shared.patches.set_pixels(a.window, a.x_strides, a.grad_y_strides, a.groups, part);
         sync_threads();
         shared.patches.gather(a.window, static_cast<const E*>(a.x), a.x_strides, a.whole_vectors);
-        gather_grads(a, piece.first_row, shared);
+        gather_channels<kRows, kPixels, kThreads>(static_cast<const E*>(a.grad_y), a.grad_y_strides, piece.first_row,
+                                                  a.window.num_outputs, shared.patches.outputs, shared.grads);
         wait_for_copies<0>();
         sync_threads();
         multiply(shared, sums);
@@ -54,31 +55,6 @@ struct TaskConv2dGradValues16 {
   }
 
  private:
-  // [pixels][rows]; neighbouring threads take neighbours in memory.
-  static RSN2_DEVICE void gather_grads(const Arguments& a, int first_row, Shared& shared) {
-    const bool rows_first = channels_are_near(a.grad_y_strides);
-    RSN2_NO_UNROLL
-    for (int first = thread_index(); first < kRows * kPixels; first += 4 * kThreads) {
-      E found[4];
-      RSN2_UNROLL
-      for (int n = 0; n < 4; ++n) {
-        const int i = first + n * kThreads;
-        const int row = first_row + (rows_first ? i % kRows : i / kPixels);
-        const int64_t at = shared.patches.outputs[rows_first ? i / kRows : i % kPixels];
-        found[n].bits = 0;
-        if (at >= 0 && row < a.window.num_outputs) {
-          found[n] = static_cast<const E*>(a.grad_y)[at + row * a.grad_y_strides.channel];
-        }
-      }
-      RSN2_UNROLL
-      for (int n = 0; n < 4; ++n) {
-        const int i = first + n * kThreads;
-        shared.grads[rows_first ? i / kRows * kGradPitch + i % kRows : i % kPixels * kGradPitch + i / kPixels] =
-            found[n];
-      }
-    }
-  }
-
   static RSN2_DEVICE void multiply(const Shared& shared, float (&sums)[4][4][4]) {
     const int lane = lane_index();
     const E* left = shared.grads + (lane % 8 + lane / 16 * 8) * kGradPitch + lane / 8 % 2 * 8;

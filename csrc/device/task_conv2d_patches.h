@@ -25,10 +25,10 @@ struct Patches {
     const int64_t pixel = part.first + thread_index();
     if (thread_index() >= kPixels) return;
     pixels[thread_index()] =
-        pixel < part.last ? place_of_pixel(window, x,
-                                           slot_pixel(groups, part.first_image, pixel, window.out_height,
-                                                      window.out_width))
-                          : Place{0, kNowhere, 0};
+        pixel < part.last
+            ? place_of_pixel(window, x,
+                             slot_pixel(groups, part.first_image, pixel, window.out_height, window.out_width))
+            : Place{0, kNowhere, 0};
   }
   RSN2_DEVICE void set_columns(const ConvWindow& window, const ImageStrides& x, int64_t span) {
     columns[thread_index()] = place_of_column(window, x, span * kSpanColumns + thread_index());

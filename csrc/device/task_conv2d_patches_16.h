@@ -84,8 +84,8 @@ struct alignas(16) Patches16 {
   static RSN2_DEVICE uint32_t one(const ConvWindow& window, const E* x, const Place& pixel, const Place& column) {
     return is_inside(window, pixel, column) ? x[pixel.offset + column.offset].bits : 0;
   }
-  static RSN2_DEVICE uint32_t two(const ConvWindow& window, const E* x, const Place& pixel,
-                                  const Place& first, const Place& second) {
+  static RSN2_DEVICE uint32_t two(const ConvWindow& window, const E* x, const Place& pixel, const Place& first,
+                                  const Place& second) {
     return one(window, x, pixel, first) | one(window, x, pixel, second) << 16;
   }
   // 8 neighbouring columns are channels of one position of the kernel.
@@ -101,5 +101,32 @@ struct alignas(16) Patches16 {
     commit_copies();
   }
 };
+
+// Channels first .. first + kCount of images, for each pixel, [pixels][kCount]; `offsets` is where a pixel's channel 0
+// lies, -1 for zeros. Channels from num_channels on are zero. Neighbouring threads take neighbours in memory.
+template <int kCount>
+constexpr int kChannelPitch = kCount + 8;
+template <int kCount, int kPixels, int kThreads, typename E>
+RSN2_DEVICE void gather_channels(const E* images, const ImageStrides& strides, int first, int num_channels,
+                                 const int64_t* offsets, E* to) {
+  constexpr int kAtOnce = 4;
+  const bool channels_first = channels_are_near(strides);
+  RSN2_NO_UNROLL
+  for (int start = thread_index(); start < kCount * kPixels; start += kAtOnce * kThreads) {
+    E found[kAtOnce];
+    RSN2_UNROLL
+    for (int n = 0; n < kAtOnce; ++n) {
+      const int i = start + n * kThreads, channel = first + (channels_first ? i % kCount : i / kPixels);
+      const int64_t at = offsets[channels_first ? i / kCount : i % kPixels];
+      found[n].bits = 0;
+      if (at >= 0 && channel < num_channels) found[n] = images[at + channel * strides.channel];
+    }
+    RSN2_UNROLL
+    for (int n = 0; n < kAtOnce; ++n) {
+      const int i = start + n * kThreads, pixel = channels_first ? i / kCount : i % kPixels;
+      to[pixel * kChannelPitch<kCount> + (channels_first ? i % kCount : i / kPixels)] = found[n];
+    }
+  }
+}
 
 }  // namespace rsn2

@@ -84,8 +84,7 @@ template <int kPixels>
 RSN2_DEVICE PixelPart pixel_part(const Groups& groups, int num_slots, int parts, int pixels_of_image, int64_t item) {
   const RowTile images = row_tile(groups, num_slots, item / parts);
   const int64_t first = item % parts * kPixels;
-  return {images.slot, images.first, first,
-          least<int64_t>(first + kPixels, int64_t(images.count) * pixels_of_image)};
+  return {images.slot, images.first, first, least<int64_t>(first + kPixels, int64_t(images.count) * pixels_of_image)};
 }
 
 // Several numbers that are read and written at once.
