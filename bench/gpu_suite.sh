@@ -43,7 +43,8 @@ unset RSN2_DEBUG RSN2_BACKEND
 status=0
 end=0
 present=""
-excuse=""
+excuse=""  # words of a program that cannot run here at all
+slow=""    # whether a part that takes too long is slow, not hung
 
 left() { echo $((end - SECONDS)); }
 is_done() { [ -f "$out/parts.txt" ] && grep -q "^$1 ok" "$out/parts.txt"; }
@@ -62,23 +63,24 @@ worse() { if [ "$status" -ne 1 ]; then status=$1; fi; }
 # part NAME SECONDS COMMAND...: until it has succeeded once. After 75 there was no time left; after 76, or a signal, the
 # process lost the device or hung, and another one goes on behind what did that.
 part() {
-  local name=$1 seconds=$2 attempt code room started=$SECONDS; shift 2
+  local name=$1 seconds=$2 attempt code room before started=$SECONDS; shift 2
   if is_done "$name"; then echo "== $name: done before"; return 0; fi
   for attempt in 1 2 3 4 5 6; do
     room=$(left)
     [ "$seconds" -lt "$room" ] && room=$seconds
     if [ "$room" -lt 5 ]; then note "$name" "no time left"; worse 75; return 75; fi
-    echo "== $name (at most $room s)"
+    echo "== $name (at most $room s)" | tee -a "$out/log.txt"
+    before=$(wc -l <"$out/log.txt")
     SECONDS_LEFT=$((room - 15)) timeout --kill-after=10 "$room" "$@" 2>&1 | tee -a "$out/log.txt"
     code=${PIPESTATUS[0]}
     case $code in
       0) note "$name" "ok $((SECONDS - started)) s"; return 0 ;;
-      *) if [ -n "$excuse" ] && tail -n 60 "$out/log.txt" | grep -q "$excuse"; then absent "$name" "$excuse"; return 0; fi ;;
+      *) if [ -n "$excuse" ] && tail -n +$((before + 1)) "$out/log.txt" | grep -q "$excuse"; then absent "$name" "$excuse"; return 0; fi ;;
     esac
     case $code in
       1|2) note "$name" "FAILED (status $code)"; worse 1; return 1 ;;
       75) note "$name" "time is up"; worse 75; return 75 ;;
-      124|137) if [ -n "$excuse" ]; then note "$name" "time is up"; worse 75; return 75; fi ;;&
+      124|137) if [ -n "$slow" ]; then note "$name" "time is up"; worse 75; return 75; fi ;;&
       *) echo "== $name ended with status $code" | tee -a "$out/log.txt" ;;
     esac
   done
@@ -156,7 +158,9 @@ checks() {
   elif [ -n "$dry" ]; then
     absent pytest "left out when dry"
   else
-    part pytest 300 "$python" -m pytest -q --maxfail=20 -p no:cacheprovider $folder/ops $folder/autograd $folder/formats
+    slow=yes
+    part pytest 300 "$python" -m pytest -q --maxfail=20 -p no:cacheprovider $folder/autograd $folder/formats $folder/nn
+    slow=""
   fi
 }
 
@@ -184,22 +188,24 @@ sanitize() {
     return
   fi
   if ! command -v compute-sanitizer >/dev/null; then absent sanitize "compute-sanitizer is not installed"; return; fi
-  excuse="Device not supported"  # where the tool cannot run at all; and what takes too long under it did not hang
+  excuse="Device not supported" slow=yes
   for backend in $(backends); do
     has_backend "$backend" || { absent "sanitize-$backend" "$(why_no_backend "$backend")"; continue; }
-    names=(rsn2)
-    [ "$backend" = triton ] && names=(forward_ grad_ plan)
+    names=(--kernel-name kernel_substring=rsn2)
+    if [ "$backend" = triton ]; then
+      names=(--kernel-name kernel_substring=forward_ --kernel-name kernel_substring=grad_)
+    fi
     for tool in memcheck racecheck synccheck initcheck; do
       rm -f "$out/tiny.jsonl"
       # Only our kernels are watched: torch's own would take most of the time. Every allocation by itself, so that a
       # step beyond one is seen.
       part "sanitize-$backend-$tool" 140 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 RSN2_BACKEND="$backend" \
         compute-sanitizer --tool $tool --error-exitcode 1 --report-api-errors no \
-        "${names[@]/#/--kernel-name=kernel_substring=}" \
+        "${names[@]}" \
         "$python" -m bench.gpu.check --backend "$backend" "${words[@]}"
     done
   done
-  excuse=""
+  excuse="" slow=""
   rm -f "$out/tiny.jsonl"
 }
 

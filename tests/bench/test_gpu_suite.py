@@ -215,3 +215,22 @@ def test_every_goal_belongs_to_a_point(scene):
     for block, bars in (("C", goals.FEW), ("C", goals.SIXTEEN), ("C'", goals.FLOAT32), ("F", goals.BLOCKS)):
         assert {must for must, _ in bars.values()} <= {must for found, must in judged if found == block}
     assert sum(block == "E" for block, _ in judged) == 3 and sum(block == "G" for block, _ in judged) == len(goals.CONV)
+
+
+def test_what_the_sanitizer_ends_with(tmp_path):
+    """A tool that cannot run here is absent, one that is too slow can go on; each is judged by its own words."""
+    said = {"memcheck": "exit 0", "racecheck": "echo Device not supported; exit 1", "synccheck": "exit 124"}
+    cases = " ".join(f"*{tool}*) {what};;" for tool, what in said.items())
+    for name, body in (("python3", "exit 0"), ("compute-sanitizer", f'case "$*" in {cases} esac; exit 1')):
+        (tmp_path / name).write_text(f"#!/bin/sh\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "backends.txt").write_text("cuda       present  here\n")
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    assert suite("sanitize", "--out", str(out), python="python3", PATH=path).returncode == 1
+    parts = dict(line.split(" ", 1) for line in (out / "parts.txt").read_text().splitlines())
+    found = {
+        tool: parts[f"sanitize-cuda-{tool}"].split()[0] for tool in ("memcheck", "racecheck", "synccheck", "initcheck")
+    }
+    assert found == {"memcheck": "ok", "racecheck": "absent:", "synccheck": "time", "initcheck": "FAILED"}
