@@ -11,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from rsn2.network import MultitaskNetwork
+from rsn2.procedure.granularity import SINGLE, Granularity, size_for, whole_blocks
 from rsn2_kernels.formats import CapacityError, num_kept
 from rsn2_kernels.nn import TaskLayer
 
@@ -39,7 +40,7 @@ class Plan:
     chosen: dict[Target, Tensor] = field(default_factory=dict)
 
 
-def make_plan(net: MultitaskNetwork, tasks: Sequence[str], keep: Keep) -> Plan:
+def make_plan(net: MultitaskNetwork, tasks: Sequence[str], keep: Keep, granularity: Granularity = SINGLE) -> Plan:
     """Which slots will be claimed, and how many weights each gets."""
     plan = Plan()
     _check_keep(net, tasks, keep)
@@ -56,6 +57,7 @@ def make_plan(net: MultitaskNetwork, tasks: Sequence[str], keep: Keep) -> Plan:
                 count = num_kept(share, layer.numel)
             except ValueError as error:
                 raise ValueError(f"claim: task {task!r}, layer {name}: {error}") from None
+            count = whole_blocks(count, size_for(granularity, name), layer, name)
             if plan.num_kept.setdefault((layer, slot), count) != count:
                 first = plan.users[layer, slot][0]
                 raise ValueError(
