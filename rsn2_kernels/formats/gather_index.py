@@ -21,7 +21,7 @@ With ``tile = panel * spans + span`` and ``tiles = panels * spans`` a table hold
 
 * ``row_starts``, uint16 ``[tiles][16]`` (8 words a tile): the first weight of each of the 16 rows, counted from the
   tile's first value; rows below the matrix have the tile's count;
-* ``tile_starts``, int32 ``[tiles + 1]``: where in the flat ``values`` of all slots the tile begins; the last is the end.
+* ``tile_starts``, int32 ``[tiles + 1]``: where in the flat ``values`` of all slots the tile begins; last, the end.
 
 Byte ``j`` of the columns belongs to ``values[j]``: its column inside the span of 256.
 
