@@ -7,6 +7,8 @@ its own message, and so does asking by name for what is not there.
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
+import importlib.util
 import os
 import struct
 import sysconfig
@@ -66,7 +68,7 @@ def load_native() -> bool:
     """
     global _native
     check_torch(torch.__version__)
-    if forced_backend() == "reference":
+    if forced_backend() == "reference" or triton_key() == "CPU":
         return False
     if _native is not None:
         return True
@@ -187,13 +189,41 @@ def _state_of_cpu() -> Backend:
         levels = ", ".join(_native.available_cpu_levels())
         return Backend("cpu", True, f"native library loaded, level {_native.cpu_level()} (this machine has: {levels})")
     if _native_is_installed():
-        unused = os.environ.get("RSN2_BACKEND") == "reference"
-        return Backend("cpu", True, "native library installed" + (", not used (RSN2_BACKEND=reference)" * unused))
+        forced = os.environ.get("RSN2_BACKEND")
+        unused = f", not used (RSN2_BACKEND={forced})" if forced in ("reference", "triton") else ""
+        return Backend("cpu", True, "native library installed" + unused)
     return Backend("cpu", False, "installed without a native library: no C++ compiler was found, or RSN2_NATIVE=0")
 
 
+def triton_key() -> str | None:
+    """The dispatch key that the Triton kernels serve: ``"CUDA"``, ``"CPU"`` in Triton's interpreter, None for none.
+
+    Whether there is a device is not asked: that would start CUDA, which a process then cannot fork with.
+    """
+    forced = os.environ.get("RSN2_BACKEND")
+    if forced not in (None, "", "triton") or importlib.util.find_spec("triton") is None:
+        return None
+    if _is_interpreting():
+        return "CPU"
+    return None if torch.version.cuda is None or _cuda.is_loaded() else "CUDA"
+
+
+def _is_interpreting() -> bool:
+    return os.environ.get("RSN2_BACKEND") == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
+
+
 def _state_of_triton() -> Backend:
-    return Backend("triton", False, "this version has no Triton kernels")
+    if importlib.util.find_spec("triton") is None:
+        return Backend("triton", False, "Triton is not installed")
+    version = importlib.metadata.version("triton")
+    if _is_interpreting():
+        return Backend("triton", True, f"Triton {version} in its interpreter, on the CPU: for tests, very slow")
+    hint = "RSN2_BACKEND=triton with TRITON_INTERPRET=1 runs the kernels on the CPU, to test them"
+    if torch.version.cuda is None:
+        return Backend("triton", False, f"Triton {version} is installed, but torch is built without CUDA; {hint}")
+    if not torch.cuda.is_available():
+        return Backend("triton", False, f"Triton {version} is installed, but torch finds no CUDA device; {hint}")
+    return Backend("triton", True, f"Triton {version}, for tensors on CUDA devices")
 
 
 def _state_of_cuda() -> Backend:

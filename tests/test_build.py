@@ -171,6 +171,8 @@ def test_rsn2_backend_reference_leaves_the_library_alone(copy):
 
 @pytest.mark.parametrize("name", ["triton", "cuda", "tpu"])
 def test_rsn2_backend_that_is_absent_is_an_error_that_lists_those_present(monkeypatch, name):
+    if name in _build.backends():
+        pytest.skip(f"{name} is present")
     monkeypatch.setenv("RSN2_BACKEND", name)
     with pytest.raises(RuntimeError, match=rf"RSN2_BACKEND={name}: this backend is not here .* Present: reference"):
         _build.load_native()
