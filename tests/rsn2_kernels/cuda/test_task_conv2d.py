@@ -26,7 +26,7 @@ MORE_SHAPES = {  # B, C, O, T, (H, W), (P, Q), stride, padding, dilation
     "stride_leaves_columns_unread": (3, 4, 5, 2, (9, 9), (2, 2), (4, 4), (0, 0, 0, 0), (1, 1)),
     "stride_over_kernel_with_dilation": (3, 4, 5, 2, (14, 15), (2, 3), (3, 2), (1, 2, 3, 0), (3, 2)),
     "padding_wider_than_kernel": (2, 3, 4, 2, (4, 5), (2, 2), (1, 1), (3, 4, 5, 3), (1, 1)),
-    "eleven_by_eleven_stride_four": (2, 3, 9, 2, (39, 35), (11, 11), (4, 4), (2, 2, 2, 2), (1, 1)),
+    "eleven_by_eleven_stride_four": (2, 3, 9, 2, (19, 15), (11, 11), (4, 4), (2, 2, 2, 2), (1, 1)),
     "small_images_share_a_tile": (9, 17, 20, 2, (7, 7), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
     "more_rows_than_a_block": (2, 9, 150, 2, (6, 5), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)),
     "channels_over_two_spans": (2, 280, 18, 2, (5, 6), (2, 1), (1, 1), (0, 1, 0, 0), (1, 1)),
@@ -191,7 +191,7 @@ def test_every_order_of_threads_gives_the_same_bits(emulated, make, make_frozen,
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_a_mixed_batch_equals_its_slots_one_by_one(emulated, make, dtype):
-    problem = make("small_images_share_a_tile" and MORE_SHAPES["small_images_share_a_tile"], (dtype, dtype))
+    problem = make(MORE_SHAPES["small_images_share_a_tile"], (dtype, dtype))
     for slot in problem.slots.unique().tolist():
         alone, rows = problem.of_one_slot(slot), problem.slots == slot
         for result in ("forward", "grad_input"):
@@ -248,7 +248,7 @@ def test_a_slot_without_weights_gives_its_bias(emulated, make, dtype):
 @matches
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 def test_only_its_own_weights_are_read(emulated, make, dtype, result):
-    """NaN in the values of slots without images, and in images of other slots, changes nothing."""
+    """NaN in the values of a slot without images changes nothing."""
     problem = make("many_channels", (dtype, dtype))
     problem = replace(problem, slots=torch.tensor([0, 2, 0]))
     values = list(problem.weight.values.split(problem.num_owned))
