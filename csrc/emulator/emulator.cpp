@@ -103,8 +103,8 @@ void run_block(const std::function<void()>& kernel) {
   }
   while (block->num_ended < block->num_threads && !block->error) {
     bool has_run = false;
-    if (order_seed > 1) {  // a warp goes as far as it can before another does: what only a barrier keeps apart meets
-      shuffle_warps(order, random);
+    if (order_seed > 1) shuffle_warps(order, random);
+    if (order_seed > 0) {  // a warp goes as far as it can before another does: what only a barrier keeps apart meets
       for (int first = 0; first < block->num_threads; first += WARP) {
         while (run_once(order.data() + first, order.data() + first + WARP)) has_run = true;
       }

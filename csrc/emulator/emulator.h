@@ -14,7 +14,8 @@ namespace rsn2::emulator {
 // Runs kernel() once for each thread of each block. Throws std::runtime_error for what a GPU would hang or trap at.
 void run(int64_t num_blocks, int num_threads, int64_t shared_bytes, const std::function<void()>& kernel);
 
-// The order in which threads run from now on: 0 from the first to the last, 1 the other way, else drawn with this seed.
+// The order in which threads run from now on: 0 from the first to the last, 1 the other way and each warp as far as it
+// can before another, else drawn with this seed.
 void set_order(uint64_t order);
 
 // For the thread that runs now.
