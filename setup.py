@@ -248,9 +248,10 @@ extensions = [Extension(LIBRARY, sources()), Extension(MODULE, ["csrc/module.cpp
 CUDA, CUDA_FACTS = cuda()
 if extensions and CUDA:
     extensions.append(Extension(CUDA_LIBRARY, cuda_sources()))
+# `rsn2 bench` works in an installation, too: there bench/ is rsn2._bench (a wheel has no place for a "bench").
+BENCH = ["rsn2._bench", "rsn2._bench.gpu", "rsn2._bench.ops"]
 setup(
-    # `rsn2 bench` works in an installation, too: there bench/ is rsn2._bench (a wheel has no place for a "bench").
-    packages=find_packages(include=["rsn2_kernels*"]) + find_packages("python") + ["rsn2._bench", "rsn2._bench.ops"],
+    packages=find_packages(include=["rsn2_kernels*"]) + find_packages("python") + BENCH,
     ext_modules=extensions,
     cmdclass={"build_ext": BuildNative},
 )

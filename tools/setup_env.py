@@ -15,6 +15,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD_TOOLS = ["setuptools>=77", "wheel", "pybind11>=2.13", "ninja"]
+TRITON = "triton==3.6.*"
 TORCH_IS_THERE = "import torch, sys; sys.exit(tuple(map(int, torch.__version__.split('.')[:2])) < (2, 10))"
 
 
@@ -56,6 +57,9 @@ def main(folder: str, torch_requirement: str) -> None:
     print("installing rsn2-kernels, editable", flush=True)
     pip(*BUILD_TOOLS)
     pip("--no-build-isolation", "-e", ".[experiments,dev]")
+    has_triton = subprocess.run([str(python), "-c", "import triton"], stderr=subprocess.DEVNULL).returncode == 0
+    if sys.platform == "linux" and not has_triton:
+        pip(TRITON)  # a torch without CUDA comes without; tests run the kernels in its interpreter
 
 
 if __name__ == "__main__":

@@ -9,24 +9,26 @@
 
 namespace rsn2 {
 
-// A sum of many numbers in two steps, so that its error does not grow with all of them.
+// A sum of many numbers in three steps, so that its error does not grow with all of them.
 template <typename A>
 class LongSum {
-  static constexpr int kNear = 64;
+  static constexpr int kNear = 32;  // numbers added in one chain, and such sums in the next
 
  public:
   RSN2_DEVICE void add(A number) {
     near_ += number;
-    if (++count_ == kNear) {
-      far_ += near_;
-      near_ = 0;
-      count_ = 0;
-    }
+    if (++count_ % kNear != 0) return;
+    middle_ += near_;
+    near_ = 0;
+    if (count_ < kNear * kNear) return;
+    far_ += middle_;
+    middle_ = 0;
+    count_ = 0;
   }
-  RSN2_DEVICE A total() const { return far_ + near_; }
+  RSN2_DEVICE A total() const { return far_ + (middle_ + near_); }
 
  private:
-  A near_ = 0, far_ = 0;
+  A near_ = 0, middle_ = 0, far_ = 0;
   int count_ = 0;
 };
 
