@@ -109,14 +109,14 @@ def list_experiments() -> None:
     from rsn2.experiments import EXPERIMENTS
 
     table = Table("name", "what it does", title="Experiments")
-    for name, (_, title) in EXPERIMENTS.items():
+    for name, (_, _, title) in EXPERIMENTS.items():
         table.add_row(name, title)
     Console(highlight=False).print(table)
 
 
 @app.command(cls=_SeveralSeeds)
 def run(
-    experiment: Annotated[str, typer.Argument(help="Its name, see `rsn2 list`.")],
+    experiment: Annotated[str, typer.Argument(help="Its name, see `rsn2 list`; `all` are the paper's eight.")],
     data_dir: Annotated[
         Path | None,
         typer.Option(envvar="RSN2_DATA", help="The folder of the data sets, see `rsn2 data`.", show_default=False),
@@ -127,26 +127,28 @@ def run(
     variant: Annotated[
         list[str] | None, typer.Option(help="May be given several times; all by default.", show_default=False)
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="Folder of results.", show_default="runs/EXPERIMENT")] = None,
+    out: Annotated[Path, typer.Option(help="Folder of results.")] = Path("runs"),
     smoke: Annotated[bool, typer.Option("--smoke", help="A run of seconds on a slice of the data.")] = False,
     progress: Annotated[bool, typer.Option(help="Progress bars.")] = True,
+    device: Annotated[str, typer.Option(help="Where networks are trained, for example cuda.")] = "cpu",
     threads: Threads = None,
 ) -> None:
     """Run an experiment of the paper: finished parts are skipped, an interrupted one goes on where it was."""
-    from rsn2.experiments import load_experiment
+    from rsn2.experiments import PAPER, load_experiment
 
-    loaded = load_experiment(experiment)
+    loaded = [load_experiment(name) for name in (PAPER if experiment == "all" else (experiment,))]
     _use_threads(threads)
     from rsn2.experiments.running import run as run_units
+    from rsn2.memory import keep_freed_memory
     from rsn2.report.results import write_markdown
 
-    folder = Path("runs") / experiment if out is None else out
-    run_units(
-        loaded, folder, data_dir=data_dir, seeds=seeds, variants=variant, smoke=smoke, progress=progress, say=typer.echo
-    )
-    path = write_markdown(loaded, folder)
-    typer.echo(path.read_text(encoding="utf-8"))
-    typer.echo(f"{folder / 'results.jsonl'} and {path} hold this")
+    keep_freed_memory()
+    for one in loaded:
+        run_units(one, out, data_dir=data_dir, seeds=seeds, variants=variant, smoke=smoke, progress=progress,
+                  device=device, say=typer.echo)  # fmt: skip
+        path = write_markdown(one, out)
+        typer.echo(path.read_text(encoding="utf-8"))
+        typer.echo(f"{out / f'{one.name}.jsonl'} and {path} hold this")
 
 
 @app.command()

@@ -11,12 +11,23 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rsn2.experiments.experiment import Experiment
 
-__all__ = ["EXPERIMENTS", "load_experiment"]
+__all__ = ["EXPERIMENTS", "PAPER", "load_experiment"]
 
-EXPERIMENTS: dict[str, tuple[str, str]] = {
-    "exp3": ("mnist_and_fashion", "MNIST digits and Fashion-MNIST in one fully connected network, trained together"),
+EXPERIMENTS: dict[str, tuple[str, str, str]] = {
+    "exp1": ("exp1", "fashion_ensemble", "Fashion-MNIST five times in one convolutional network, and the ensemble"),
+    "exp2": ("exp2", "easy_and_hard_fashion", "Easy and hard classes of Fashion-MNIST in one convolutional network"),
+    "exp3": ("exp3", "mnist_and_fashion", "MNIST digits and Fashion-MNIST in one fully connected network"),
+    "exp4": ("exp4", "mnist_and_fashion_conv", "MNIST digits and Fashion-MNIST in one convolutional network"),
+    "exp5": ("exp5", "mnist_fashion_and_boston", "MNIST, Fashion-MNIST and Boston housing, fully connected"),
+    "exp6": ("exp6", "cifar_mnist_and_fashion", "CIFAR-10, MNIST and Fashion-MNIST, convolutional"),
+    "exp7": ("exp7", "images_numbers_and_text", "MNIST, Fashion-MNIST, Boston housing and IMDB reviews"),
+    "exp8": ("exp8", "faces_and_cifar", "Age, gender and ethnicity of UTKFace and CIFAR-10, at 64x64"),
+    "exp8-256": ("exp8", "faces_and_cifar_256", "Experiment 8 at the paper's 256x256"),
 }
-"""Name -> (function that returns it, what it is in one line)."""
+"""Name -> (module, function that returns the experiment, what it is in one line)."""
+
+PAPER = tuple(f"exp{number}" for number in range(1, 9))
+"""The paper's experiments, what ``rsn2 run all`` runs."""
 
 
 def load_experiment(name: str) -> Experiment:
@@ -27,6 +38,6 @@ def load_experiment(name: str) -> Experiment:
     """
     if name not in EXPERIMENTS:
         raise ValueError(f"load_experiment: name must be one of {', '.join(EXPERIMENTS)}, got {name!r}")
-    module = importlib.import_module(f"rsn2.experiments.{name}")
-    experiment: Experiment = getattr(module, EXPERIMENTS[name][0])()
+    module, function, _ = EXPERIMENTS[name]
+    experiment: Experiment = getattr(importlib.import_module(f"rsn2.experiments.{module}"), function)()
     return experiment

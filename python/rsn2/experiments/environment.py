@@ -18,14 +18,14 @@ _STATUS = Path("/proc/self/status")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
-def facts() -> dict[str, Any]:
+def facts(device: torch.device) -> dict[str, Any]:
     """Versions, device, threads, CPU level and commit, as JSON values."""
     found = rsn2_kernels.backends()
     return {
         "rsn2_kernels": rsn2_kernels.__version__,
         "torch": torch.__version__,
         "python": platform.python_version(),
-        "device": "cpu",
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else str(device),
         "processor": _processor(),
         "threads": torch.get_num_threads(),
         "cpu_level": found.cpu_level,

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+
+import torch
 
 
 @dataclass(frozen=True)
@@ -36,9 +38,14 @@ class Unit:
         return self.experiment, self.variant, self.seed, self.stage, self.settings_hash
 
     @property
+    def series(self) -> tuple[str, str, int, str]:
+        """What the stages of one run have in common."""
+        return self.experiment, self.variant, self.seed, self.settings_hash
+
+    @property
     def file_stem(self) -> str:
         """A name for the unit's files."""
-        return "-".join(map(str, self.key))
+        return "-".join(map(str, self.key)).replace(" ", "_")
 
 
 @dataclass(frozen=True)
@@ -51,6 +58,7 @@ class Context:
         checkpoint: the file from which the unit resumes when it was interrupted, and which it keeps up to date.
         progress: whether to show progress bars.
         say: prints a line.
+        device: where networks are trained.
     """
 
     data_dir: Path | None
@@ -58,6 +66,13 @@ class Context:
     checkpoint: Path
     progress: bool
     say: Callable[[str], None]
+    device: torch.device = torch.device("cpu")
+
+
+def network_file(unit: Unit, context: Context, stage: str) -> Path:
+    """Where the network after a stage of the unit's run is kept for the next one."""
+    name = "-".join(map(str, (unit.experiment, unit.variant, unit.seed, stage.replace(" ", "_"), unit.settings_hash)))
+    return context.out / "networks" / f"{name}.pt"
 
 
 @dataclass(frozen=True)
@@ -71,7 +86,8 @@ class Column:
         scale: factor for printing; 100 prints a share as percent.
         published, published_control: the paper's figures for its networks and for its dense controls, or None.
         source: where these stand.
-        expected: variant -> the least value wanted of the mean over seeds, as printed.
+        expected: variant -> the value wanted of the mean over seeds, as printed: at least, or at most.
+        lower_is_better: whether the metric is an error.
         class_names: names of the task's classes, for the table of F1 per class.
         published_f1, published_control_f1: the paper's F1 per class.
     """
@@ -84,6 +100,7 @@ class Column:
     published_control: float | None = None
     source: str = ""
     expected: Mapping[str, float] | None = None
+    lower_is_better: bool = False
     class_names: tuple[str, ...] = ()
     published_f1: tuple[float, ...] = ()
     published_control_f1: tuple[float, ...] = ()
@@ -120,6 +137,8 @@ class Experiment:
         columns: what the table of results shows.
         run_unit: does one unit's work and returns its metrics as JSON values.
         seeds: those of the full run.
+        borrowed_controls: tasks whose dense control another experiment trains: the same network on the same data; by
+            task the experiment and its task there.
     """
 
     name: str
@@ -130,6 +149,12 @@ class Experiment:
     columns: tuple[Column, ...]
     run_unit: Callable[[Unit, Context], dict[str, Any]]
     seeds: tuple[int, ...] = (0, 1, 2)
+    borrowed_controls: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """The variants that are dense controls."""
+        return tuple(name for name, variant in self.variants.items() if variant.is_control)
 
     def units(self, seeds: tuple[int, ...] | None = None, variants: tuple[str, ...] | None = None,
               smoke: bool = False) -> list[Unit]:  # fmt: skip

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterable
@@ -10,8 +11,12 @@ from typing import Any
 
 from rsn2.experiments.experiment import Unit
 
-FILE_NAME = "results.jsonl"
 _REQUIRED = ("experiment", "variant", "seed", "stage", "settings", "settings_hash", "metrics")
+
+
+def file_of(out: Path, experiment: str) -> Path:
+    """The file of an experiment's results in a folder of results."""
+    return out / f"{experiment}.jsonl"
 
 
 def read_lines(path: Path) -> list[dict[str, Any]]:
@@ -50,6 +55,7 @@ def append_line(path: Path, record: dict[str, Any]) -> None:
     line = (json.dumps(record, allow_nan=False) + "\n").encode()
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "ab+") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)  # several processes may work on one experiment's units
         _cut_unfinished_line(file)
         file.write(line)
         file.flush()

@@ -78,9 +78,9 @@ class DenseNetworks(OrdinaryNetworks):
 @torch.no_grad()
 def outputs_of(net: nn.Module, task: str, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     """Outputs and targets of all rows, in evaluation mode."""
-    was_training = net.training
+    was_training, device = net.training, next(net.parameters()).device
     net.eval()
-    pairs = [(net(x, task=task), y) for x, y in batches]
+    pairs = [(net(x.to(device), task=task), y.to(device)) for x, y in batches]
     net.train(was_training)
     return torch.cat([outputs for outputs, _ in pairs]), torch.cat([target for _, target in pairs])
 
@@ -94,7 +94,8 @@ def evaluate(net: nn.Module, task: str, batches: Iterable[tuple[Tensor, Tensor]]
         return found | {"mse": mean_squared_error(outputs, target)}
     found["accuracy"] = accuracy(outputs, target)
     if f1:
-        found["f1"] = f1_per_class(outputs, target, num_classes)
+        # A head may be wider than there are classes.
+        found["f1"] = f1_per_class(outputs, target, max(num_classes, outputs.shape[1]))[:num_classes]
     return found
 
 
@@ -146,7 +147,13 @@ def sizes_of(net: MultitaskNetwork | DenseNetworks, path: Path) -> dict[str, Any
     else:
         from safetensors.torch import save_file
 
-        save_file({name: tensor.detach().clone() for name, tensor in net.state_dict().items()}, path)
+        save_file(
+            {
+                name: tensor.detach().clone(memory_format=torch.contiguous_format)
+                for name, tensor in net.state_dict().items()
+            },
+            path,
+        )
         owned = {}
         for task, network in net.networks.items():
             for name, parameter in network.named_parameters():

@@ -89,7 +89,7 @@ def claim(net: MultitaskNetwork, tasks: str | Sequence[str], batches: Batches | 
         start: the values that training begins with: ``"base"``, the layer's initial ones (Fig. 2 of the paper);
             ``"rescaled"``, those of each output unit times ``sqrt(its inputs / its kept inputs)``, so that the sum over
             the kept fan-in has the variance that the sum over all inputs had;
-            ``"per_task"``, drawn anew for each task from the same distribution.
+            ``"per_task"``, drawn anew for each task from the same distribution, and scored at these values.
         seed: for ``score="random"`` and ``start="per_task"``.
         granularity: rows and columns of the blocks that are claimed whole, by the sum of their scores: ``(1, 1)``,
             single weights (the paper); ``(1, v)``, vectors; ``(16, 16)``, ``(32, 32)`` or ``(64, 64)``, which GPUs
@@ -119,7 +119,7 @@ def claim(net: MultitaskNetwork, tasks: str | Sequence[str], batches: Batches | 
     function = SCORES[score] if isinstance(score, str) else score
     needs_gradient = score not in ("magnitude", "random")
     for name in names:
-        scores = _scores(net, name, data, losses, plan, function, needs_gradient, mode, seed)
+        scores = _scores(net, name, data, losses, plan, function, needs_gradient, mode, start, seed)
         _choose(plan, scores, scope, granularity)
     _commit(plan, start, seed, optimizer)
     report = ClaimReport(
@@ -162,8 +162,13 @@ def _seed_of(*parts: object) -> int:
     return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
 
 
+def _seed_of_values(plan: Plan, target: Target, seed: int) -> int:
+    """Of the values that a slot starts from with ``start="per_task"``."""
+    return _seed_of(seed, plan.users[target][0], plan.names[target[0]])
+
+
 def _scores(net: MultitaskNetwork, task: str, data: Mapping[str, Batches], losses: Mapping[str, LossFunction],
-            plan: Plan, function: ScoreFunction, needs_gradient: bool, mode: str,
+            plan: Plan, function: ScoreFunction, needs_gradient: bool, mode: str, start: str,
             seed: int) -> dict[Target, Tensor]:  # fmt: skip
     """Scores of the slots that this task is the first to choose for, ``[numel]`` each."""
     targets = [t for t in net.task_layers(task).values() if t in plan.num_kept and t not in plan.chosen]
@@ -171,7 +176,7 @@ def _scores(net: MultitaskNetwork, task: str, data: Mapping[str, Batches], losse
     sums: dict[Target, Tensor] = {}
     for user in dict.fromkeys(user for target in targets for user in plan.users[target]) if targets else ():
         own = {name: target for name, target in net.task_layers(user).items() if target in plan.num_kept}
-        probes = {name: _active_weight(plan, target, mode) for name, target in own.items()}
+        probes = {name: _active_weight(plan, target, mode, start, seed) for name, target in own.items()}
         found = gradients(net, user, data[user], losses[user], probes) if needs_gradient else {}
         for name, target in own.items():
             if target in targets and user in plan.users[target]:
@@ -194,11 +199,17 @@ def _scores(net: MultitaskNetwork, task: str, data: Mapping[str, Batches], losse
     return scores
 
 
-def _active_weight(plan: Plan, target: Target, mode: str) -> Tensor:
-    """The base weights, zero where another task's weights are: Algorithm 1, lines 2 and 3."""
+def _active_weight(plan: Plan, target: Target, mode: str, start: str, seed: int) -> Tensor:
+    """The base weights, or with ``start="per_task"`` those drawn for the task, zero where another task's weights are:
+    Algorithm 1, lines 2 and 3.
+    """
     layer, _ = target
-    weight = layer.base.dense(layer.numel, layer.flat_values.dtype).to(layer.positions.device)
-    if isinstance(layer.base, StoredBase):
+    if start == "per_task":
+        places = torch.arange(layer.numel, device=layer.positions.device)
+        weight = _drawn(layer, places, _seed_of_values(plan, target, seed))
+    else:
+        weight = layer.base.dense(layer.numel, layer.flat_values.dtype).to(layer.positions.device)
+    if start != "per_task" and isinstance(layer.base, StoredBase):
         weight = weight.clone()  # a score function may write to what it gets
     if mode == "sequential":
         active = plan.free[layer].clone()
@@ -266,7 +277,7 @@ def _commit(plan: Plan, start: str, seed: int, optimizer: Optimizer | None) -> N
         if start == "rescaled":
             values = _rescaled(layer, indices)
         if start == "per_task":
-            values = _drawn(layer, indices, _seed_of(seed, plan.users[layer, slot][0], plan.names[layer]))
+            values = _drawn(layer, indices, _seed_of_values(plan, (layer, slot), seed))
         by_layer.setdefault(layer, {})[slot] = (indices, values)
     done: list[Target] = []
     try:

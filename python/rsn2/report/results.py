@@ -10,7 +10,7 @@ from typing import Any
 
 from rsn2.experiments import EXPERIMENTS, load_experiment
 from rsn2.experiments.experiment import Column, Experiment
-from rsn2.experiments.records import FILE_NAME, key_of, read_lines
+from rsn2.experiments.records import file_of, key_of, read_lines
 from rsn2.report import markdown, page
 
 _DASH = "–"
@@ -183,7 +183,7 @@ def as_section(experiment: Experiment, lines: Sequence[dict[str, Any]]) -> str:
 def write_markdown(experiment: Experiment, out: Path) -> Path:
     """Write ``out/<experiment>.md`` from ``out/results.jsonl`` and return its path."""
     path = out / f"{experiment.name}.md"
-    path.write_text(as_markdown(experiment, read_lines(out / FILE_NAME)), encoding="utf-8")
+    path.write_text(as_markdown(experiment, read_lines(file_of(out, experiment.name))), encoding="utf-8")
     return path
 
 
@@ -195,10 +195,10 @@ def write_report(folder: Path) -> tuple[Path, Path]:
     """
     if not folder.is_dir():
         raise ValueError(f"report: RESULTS_DIR must be a folder, got {folder}")
-    lines = [line for path in sorted(folder.rglob(FILE_NAME)) for line in read_lines(path)]
+    lines = [line for path in sorted(folder.rglob("*.jsonl")) for line in read_lines(path)]
     if not lines:
         raise ValueError(
-            f"report: RESULTS_DIR must hold {FILE_NAME} with results, but {folder} has none; `rsn2 run` writes them"
+            f"report: RESULTS_DIR must hold <experiment>.jsonl with results, but {folder} has none; `rsn2 run` writes them"
         )
     names = sorted({line["experiment"] for line in lines})
     unknown = [name for name in names if name not in EXPERIMENTS]

@@ -1,0 +1,221 @@
+"""What the paper's experiments have in common: claim, train, test, stage after stage, and one line for each stage."""
+
+from __future__ import annotations
+
+import functools
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from rsn2.data import Dataset, TensorBatches
+from rsn2.experiments.experiment import Context, Unit, network_file
+from rsn2.experiments.tasks import Task, prepared
+from rsn2.experiments.training import DenseNetworks, digest, evaluate, outputs_of, sizes_of
+from rsn2.network import MultitaskNetwork
+from rsn2.procedure import EarlyStopping, claim, fit
+
+Datasets = dict[str, Dataset]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """Everything that decides a result besides the seed.
+
+    Attributes:
+        kind: ``"rsn2"`` (one network, disjoint weights) or ``"dense"`` (one ordinary network per task).
+        stages: the tasks that train together, joined by ``+``, stage after stage.
+        initialiser: starting values, a name in ``rsn2.models.INITIALISERS``.
+        keep: share of every layer's weights that a task claims.
+        mode: when the tasks choose, see ``rsn2.claim``: all before the first training, or each before its own.
+        start: the values that claimed weights start from, see ``rsn2.claim``.
+        score: what they choose by.
+        output_scope: ``"row"``: every output unit (class) keeps as many weights; ``"tensor"``: the largest scores of
+            the output layer as a whole, as the paper has it.
+        claim_rows: the first rows of the training part that they choose by.
+        batch_size, learning_rate, adam_eps, max_epochs: of training.
+        patience, min_delta: early stopping on the sum of the validation losses of the tasks that train together.
+        by_stage: the last two lines for one stage, where they differ there.
+        validation_share: the last rows of the training arrays that are kept for validation.
+        max_rows: only the first rows of each data set, or None for all.
+        smoke: whether this run only shows that everything works.
+    """
+
+    kind: str = "rsn2"
+    stages: tuple[str, ...] = ()
+    initialiser: str = "glorot"
+    keep: float = 0.1
+    mode: str = "sequential"
+    start: str = "rescaled"
+    score: str = "gradient"
+    output_scope: str = "row"
+    claim_rows: int = 10_000
+    batch_size: int = 512
+    learning_rate: float = 1e-3
+    adam_eps: float = 1e-7
+    max_epochs: int = 100
+    patience: int = 3
+    min_delta: float = 0.01
+    by_stage: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    validation_share: float = 0.2
+    max_rows: int | None = None
+    smoke: bool = False
+
+
+PAPER: dict[str, Any] = {"initialiser": "normal_0.05", "mode": "preallocate", "start": "per_task"}
+"""Settings of the variants ``paper``: all masks before any training, kernels N(0, 0.05^2) of each task's own."""
+
+DENSE: dict[str, Any] = {"kind": "dense", "keep": 1.0, "mode": "", "start": "", "score": "", "output_scope": "",
+                         "claim_rows": 0}  # fmt: skip
+"""Settings of the dense controls."""
+
+SMOKE: dict[str, Any] = {"max_rows": 320, "max_epochs": 1, "batch_size": 128, "smoke": True, "by_stage": {},
+                         "claim_rows": 128}  # fmt: skip
+"""What a run of seconds changes."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What one of these experiments adds to the common protocol.
+
+    Attributes:
+        tasks: by name, for some settings.
+        network: the network with all tasks added and no weight claimed.
+        control: the dense network of a task: same architecture, nothing shared.
+        output_layers: patterns of the layers for which ``Settings.output_scope`` is meant.
+        finish: more metrics after the last stage, by task.
+    """
+
+    tasks: Callable[[Mapping[str, Any]], Mapping[str, Task]]
+    network: Callable[[Mapping[str, Any]], MultitaskNetwork]
+    control: Callable[[Mapping[str, Any], str], nn.Module]
+    output_layers: tuple[str, ...] = ("output",)
+    finish: Callable[[MultitaskNetwork, Datasets, Mapping[str, Any]], dict[str, Any]] | None = None
+
+
+def run_stage(recipe: Recipe, unit: Unit, context: Context) -> dict[str, Any]:
+    """One unit: the tasks of its stage claim, train and are tested; those of earlier stages are tested again."""
+    return _Stage(recipe, unit, context).run()
+
+
+def units_of_stage(recipe: Recipe) -> Callable[[Unit, Context], dict[str, Any]]:
+    """``Experiment.run_unit`` of a recipe."""
+    return functools.partial(run_stage, recipe)
+
+
+class _Stage:
+    def __init__(self, recipe: Recipe, unit: Unit, context: Context) -> None:
+        self.recipe, self.unit, self.context = recipe, unit, context
+        self.own = unit.stage.split("+")
+        self.is_dense = unit.settings["kind"] == "dense"
+        stages = [unit.stage] if self.is_dense else list(unit.settings["stages"])
+        self.number = stages.index(unit.stage)
+        self.stages = stages
+        self.earlier = [task for stage in stages[: self.number] for task in stage.split("+")]
+        self.settings: dict[str, Any] = dict(unit.settings) | dict(unit.settings["by_stage"].get(unit.stage, {}))
+        self.tasks = recipe.tasks(unit.settings)
+
+    def run(self) -> dict[str, Any]:
+        all_tasks = [task for stage in self.stages for task in stage.split("+")]
+        claims_for = all_tasks if self.number == 0 and self.settings["mode"] == "preallocate" else self.own
+        wanted = dict.fromkeys([*self.own, *self.earlier, *claims_for])
+        data = {task: prepared(self.tasks[task], self.settings, self.context.data_dir) for task in wanted}
+        net = self._network()
+        claimed = None
+        if isinstance(net, MultitaskNetwork) and not (self.number and self.settings["mode"] == "preallocate"):
+            start = time.perf_counter()
+            self._claim(net, claims_for, data)
+            claimed = round(time.perf_counter() - start, 2)
+        before = self._digests(net, data)
+        history = self._fit(net, data)
+        changed = [task for task, found in self._digests(net, data).items() if found != before[task]]
+        if changed:
+            raise RuntimeError(f"{self.unit.file_stem}: outputs of {', '.join(changed)} changed in a later stage")
+        seconds = [epoch["seconds"] for epoch in history.epochs]
+        tested = {
+            task: self._test(net, task, part) for task, part in data.items() if task in (*self.own, *self.earlier)
+        }
+        found: dict[str, Any] = {"tasks": {task: tested[task] for task in self.own}}
+        if isinstance(net, MultitaskNetwork):
+            self._keep(net)
+            if self.recipe.finish is not None and self.unit.stage == self.stages[-1]:
+                found["tasks"] |= self.recipe.finish(net, data, self.settings)
+        return found | {
+            "losses_after": {task: metrics["loss"] for task, metrics in tested.items()},
+            "outputs_of_earlier_tasks": "the same bits" if before else "no earlier tasks",
+            "rows": {task: {name: len(split) for name, split in data[task].splits().items()} for task in self.own},
+            "claim_seconds": claimed,
+            "epochs": len(history.epochs),
+            "best_epoch": history.best_epoch,
+            "stopped_early": history.stopped_early,
+            "validation_losses": [epoch["val_loss"] for epoch in history.epochs],
+            "seconds_per_epoch": round(sum(seconds) / len(seconds), 3),
+            **sizes_of(net, network_file(self.unit, self.context, self.unit.stage).with_suffix(".safetensors")),
+        }
+
+    def _network(self) -> MultitaskNetwork | DenseNetworks:
+        torch.manual_seed(self.unit.seed)
+        if self.is_dense:
+            control = self.recipe.control(self.settings, self.unit.stage)
+            return DenseNetworks({self.unit.stage: control}).to(self.context.device, memory_format=torch.channels_last)
+        net = self.recipe.network(self.settings).to(self.context.device)
+        if self.number:
+            path = network_file(self.unit, self.context, self.stages[self.number - 1])
+            net.load_state_dict(torch.load(path, map_location=self.context.device, weights_only=True))
+            for task in self.earlier:
+                net.freeze(task)
+        return net
+
+    def _keep(self, net: MultitaskNetwork) -> None:
+        if self.unit.stage != self.stages[-1]:
+            path = network_file(self.unit, self.context, self.unit.stage)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            torch.save(net.state_dict(), path)
+
+    def _claim(self, net: MultitaskNetwork, tasks: Sequence[str], data: Datasets) -> None:
+        settings, rows = self.settings, slice(0, self.settings["claim_rows"])
+        batches = {
+            task: TensorBatches(data[task].train.x[rows], data[task].train.y[rows],
+                                min(settings["batch_size"], len(data[task].train)),
+                                transform=self.tasks[task].transform)
+            for task in tasks
+        }  # fmt: skip
+        scope = dict.fromkeys(self.recipe.output_layers, settings["output_scope"])
+        claim(net, tasks, batches, {task: self.tasks[task].loss for task in tasks}, settings["keep"],
+              mode=settings["mode"], score=settings["score"], start=settings["start"], scope=scope,
+              seed=self.unit.seed)  # fmt: skip
+
+    def _fit(self, net: MultitaskNetwork | DenseNetworks, data: Datasets) -> Any:
+        settings, size = self.settings, self.settings["batch_size"]
+        train, validation = {}, {}
+        for task in self.own:
+            part, transform = data[task], self.tasks[task].transform
+            assert part.validation is not None
+            train[task] = TensorBatches(part.train.x, part.train.y, size, shuffle=True, seed=self.unit.seed,
+                                        transform=transform)  # fmt: skip
+            validation[task] = TensorBatches(part.validation.x, part.validation.y, size, transform=transform)
+        optimizer = functools.partial(torch.optim.Adam, lr=settings["learning_rate"], eps=settings["adam_eps"])
+        stopping = EarlyStopping(patience=settings["patience"], min_delta=settings["min_delta"])
+        losses = {task: self.tasks[task].loss for task in self.own}
+        # What fit asks of a network, the dense ones answer too.
+        return fit(cast(MultitaskNetwork, net), self.own, train, validation, losses, optimizer=optimizer,
+                   max_epochs=settings["max_epochs"], early_stopping=stopping, checkpoint=self.context.checkpoint,
+                   progress=self.context.progress, seed=self.unit.seed)  # fmt: skip
+
+    def _digests(self, net: nn.Module, data: Datasets) -> dict[str, str]:
+        return {task: digest(outputs_of(net, task, self._test_batches(task, data[task]))[0]) for task in self.earlier}
+
+    def _test(self, net: nn.Module, task: str, part: Dataset) -> dict[str, Any]:
+        spec = self.tasks[task]
+        found = evaluate(net, task, self._test_batches(task, part), spec.loss, num_classes=spec.num_classes)
+        if task in self.own:
+            assert part.validation is not None
+            batches = TensorBatches(part.validation.x, part.validation.y, 500, transform=spec.transform)
+            found["validation"] = evaluate(net, task, batches, spec.loss, num_classes=spec.num_classes, f1=False)
+        return found
+
+    def _test_batches(self, task: str, part: Dataset) -> TensorBatches:
+        return TensorBatches(part.test.x, part.test.y, 500, transform=self.tasks[task].transform)
