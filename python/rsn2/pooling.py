@@ -1,7 +1,7 @@
 """The maximum of 2x2 neighbours on the CPU, as two vectorised maxima.
 
-``torch.nn.MaxPool2d`` goes through contiguous ``[B, C, H, W]`` one element at a time (torch 2.13): where convolutions are
-sparse, most of a training step would be pooling.
+``torch.nn.MaxPool2d`` goes through contiguous ``[B, C, H, W]`` one element at a time (torch 2.13): where convolutions
+are sparse, most of a training step would be pooling.
 """
 
 from __future__ import annotations

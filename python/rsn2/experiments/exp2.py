@@ -26,8 +26,7 @@ def easy_and_hard_fashion() -> Experiment:
         description=(
             "The convolutional network of Experiment 4 holds two tasks of five classes each, numbered anew; the head "
             "keeps its ten outputs, as in the paper's run. Each task claims 20 % of the weights of every layer. The "
-            "paper compares with its control for all ten classes (92 %); here each task has a control of its own, which "
-            "the table shows."
+            "paper compares with its control for all ten classes (92 %); here each task has a control of its own."
         ),
         variants={
             "ours": Variant("ours", ours, ours.stages),

@@ -46,8 +46,8 @@ def mnist_and_fashion_conv() -> Experiment:
         description=(
             "One network of two blocks of 3x3 convolutions (32, 32, 64, 64 channels), 2x2 maxima of stride 1, and "
             "256-256-10 (11 208 480 weights) holds both tasks; each claims 20 % of the weights of every layer. The "
-            "paper's script asks for loss weights .25 and .75 while masks are chosen, which its gradient ignores; there "
-            "are none here."
+            "paper's script asks for loss weights .25 and .75 while masks are chosen, which its gradient ignores: "
+            "there are none here."
         ),
         variants={
             "ours": Variant("ours", ours, ours.stages),

@@ -81,12 +81,11 @@ def network(settings: Mapping[str, Any]) -> MultitaskNetwork:
     net = None
     for task in tasks(settings):
         whole = control(settings, task)
-        stem = nn.Sequential(OrderedDict([("conv1", whole.conv1), ("relu1", whole.relu1)]))
-        head = nn.Sequential(OrderedDict([("output", whole.output)]))
+        layers = OrderedDict(whole.named_children())
+        stem = nn.Sequential(OrderedDict((name, layers.pop(name)) for name in ("conv1", "relu1")))
+        head = nn.Sequential(OrderedDict(output=layers.pop("output")))
         if net is None:
-            rest = [(name, module) for name, module in whole.named_children()
-                    if name not in ("conv1", "relu1", "output")]  # fmt: skip
-            net = MultitaskNetwork(nn.Sequential(OrderedDict(rest)))
+            net = MultitaskNetwork(nn.Sequential(layers))
         net.add_task(task, stem=stem, head=head, prune_stem=True, prune_head=True)
     assert net is not None
     return net

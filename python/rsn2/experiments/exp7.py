@@ -50,9 +50,9 @@ def images_numbers_and_text() -> Experiment:
             "housing, and for a review 256-1000 behind an embedding of two numbers for each of its first 128 words, "
             "which is not pruned. Words are numbered by frequency in the training reviews: 10 000 numbers, of which 0 "
             "pads at the end, 1 starts and 2 is unknown; a word keeps its apostrophes and loses its capitals. Batches "
-            "of 512, for Boston of 32 (the paper's script has 32 for reviews too, its text 512). In the paper the first "
-            "layers of digits and clothing are one tensor of which each owns a tenth; here each keeps a tenth of its "
-            "own, which stores as much. Boston as in Experiment 5."
+            "of 512, for Boston of 32 (the paper's script has 32 for reviews too, its text 512). In the paper the "
+            "first layers of digits and clothing are one tensor of which each owns a tenth; here each keeps a tenth of "
+            "its own, which stores as much. Boston as in Experiment 5."
         ),
         variants={
             "ours": Variant("ours", ours, ours.stages),

@@ -160,7 +160,8 @@ class _Stage:
         torch.manual_seed(self.unit.seed)
         if self.is_dense:
             control = self.recipe.control(self.settings, self.unit.stage)
-            return DenseNetworks({self.unit.stage: control}).to(self.context.device, memory_format=torch.channels_last)
+            control = control.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
+            return DenseNetworks({self.unit.stage: control}).to(self.context.device)
         net = self.recipe.network(self.settings).to(self.context.device)
         if self.number:
             path = network_file(self.unit, self.context, self.stages[self.number - 1])

@@ -1,4 +1,4 @@
-"""F1 per class that the paper printed (Tables 11 and 12), by experiment and task; ``control`` are its dense networks."""
+"""F1 per class that the paper printed (Tables 11 to 13), by experiment and task; ``CONTROL`` are its dense networks."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ def run(experiment: Experiment, out: Path, *, data_dir: Path | None = None, seed
     """Do the work that no line in ``out/<experiment>.jsonl`` records yet.
 
     A unit that was interrupted goes on from its checkpoint in ``out/checkpoints``; the checkpoint is deleted when the
-    line is written. What a later stage builds on is in ``out/networks``; where that is gone, the stage before runs again.
+    line is written. What a later stage builds on is in ``out/networks``; where it is gone, the stage before runs again.
     The dense controls that an experiment borrows are units of the experiment they are borrowed from.
 
     Args:

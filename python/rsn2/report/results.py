@@ -198,7 +198,8 @@ def write_report(folder: Path) -> tuple[Path, Path]:
     lines = [line for path in sorted(folder.rglob("*.jsonl")) for line in read_lines(path)]
     if not lines:
         raise ValueError(
-            f"report: RESULTS_DIR must hold <experiment>.jsonl with results, but {folder} has none; `rsn2 run` writes them"
+            f"report: RESULTS_DIR must hold <experiment>.jsonl with results, but {folder} has none; `rsn2 run` writes "
+            "them"
         )
     names = sorted({line["experiment"] for line in lines})
     unknown = [name for name in names if name not in EXPERIMENTS]
