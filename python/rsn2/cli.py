@@ -12,6 +12,8 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from rsn2.memory import keep_freed_memory
+
 # What the libraries raise for wrong input, missing files and absent backends. Anything else is a bug and keeps its
 # traceback.
 _CLEAR_ERRORS = (ValueError, TypeError, LookupError, RuntimeError, OSError, ImportError)
@@ -139,10 +141,8 @@ def run(
     loaded = [load_experiment(name) for name in (PAPER if experiment == "all" else (experiment,))]
     _use_threads(threads)
     from rsn2.experiments.running import run as run_units
-    from rsn2.memory import keep_freed_memory
     from rsn2.report.results import write_markdown
 
-    keep_freed_memory()
     for one in loaded:
         run_units(one, out, data_dir=data_dir, seeds=seeds, variants=variant, smoke=smoke, progress=progress,
                   device=device, say=typer.echo)  # fmt: skip
@@ -203,4 +203,5 @@ def data(ctx: typer.Context) -> None:
 
 def main() -> None:
     """The entry point of the command ``rsn2``."""
+    keep_freed_memory()
     app()

@@ -53,7 +53,7 @@ def test_data_is_mounted():
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (("run", "exp99"), "name must be one of exp3"),
+        (("run", "exp99"), "name must be one of exp1, exp2"),
         (("run", "exp3", "--variant", "none"), "variants of exp3 must be among"),
         (("report", "/does/not/exist"), "RESULTS_DIR must be a folder"),
         (("demo", "--out", "/does/not/exist/page.html"), "--out must be in a folder that exists"),

@@ -144,6 +144,8 @@ def sizes_of(net: MultitaskNetwork | DenseNetworks, path: Path) -> dict[str, Any
     if isinstance(net, MultitaskNetwork):
         net.save(path, closed=True)
         owned = net.owned_weights()
+        layers = {name: layer for task in net.tasks for name, (layer, _) in net.task_layers(task).items()}
+        sizes = {name: layer.numel for name, layer in layers.items()}
     else:
         from safetensors.torch import save_file
 
@@ -159,7 +161,9 @@ def sizes_of(net: MultitaskNetwork | DenseNetworks, path: Path) -> dict[str, Any
             for name, parameter in network.named_parameters():
                 if parameter.dim() > 1:
                     owned.setdefault(name.removesuffix(".weight"), {})[task] = parameter.numel()
+        sizes = {name: sum(per_task.values()) for name, per_task in owned.items()}
     return {
+        "weights_per_layer": sizes,
         "owned_per_layer": owned,
         "owned_weights": sum(sum(per_task.values()) for per_task in owned.values()),
         "bytes": bytes_of_network(net) | {"file": path.stat().st_size},

@@ -46,7 +46,7 @@ def test_every_unit_runs_once(tmp_path):
     recorder = Recorder()
     lines = quiet(tmp_path, recorder)
     assert recorder.calls == [(v, s, stage) for s in (0, 1) for v, stage in (("a", "one"), ("a", "two"), ("b", "one"))]
-    assert records.read_lines(tmp_path / "results.jsonl") == lines
+    assert records.read_lines(tmp_path / "toy.jsonl") == lines
     again = Recorder()
     assert quiet(tmp_path, again) == lines
     assert again.calls == []
@@ -63,11 +63,11 @@ def test_an_interrupted_unit_is_not_recorded_and_finds_its_checkpoint(tmp_path):
     broken = Recorder(fail_at=2)
     with pytest.raises(KeyboardInterrupt):
         quiet(tmp_path, broken)
-    assert [line["stage"] for line in records.read_lines(tmp_path / "results.jsonl")] == ["one"]
+    assert [line["stage"] for line in records.read_lines(tmp_path / "toy.jsonl")] == ["one"]
     again = Recorder()
     quiet(tmp_path, again)
     assert again.calls[0] == ("a", 0, "two") and again.resumed == [True] + [False] * 4
-    assert [line["resumed"] for line in records.read_lines(tmp_path / "results.jsonl")] == [False, True] + [False] * 4
+    assert [line["resumed"] for line in records.read_lines(tmp_path / "toy.jsonl")] == [False, True] + [False] * 4
     assert not any((tmp_path / "checkpoints").iterdir())
 
 

@@ -227,12 +227,13 @@ def test_global_scope_must_leave_something_to_every_layer() -> None:
 
 
 def test_where_values_start() -> None:
-    values = {}
+    values, layers = {}, {}
     for start in ("base", "rescaled", "per_task"):
         net = network("a", "b")
         rsn2.claim(net, ["a", "b"], {"a": data(1), "b": data(1)}, cross_entropy, 0.25, start=start, seed=7)
-        values[start] = [net.trunk_layers()["0"].values[slot].detach().clone() for slot in (0, 1)]
-    layer = net.trunk_layers()["0"]
+        layers[start] = net.trunk_layers()["0"]
+        values[start] = [layers[start].values[slot].detach().clone() for slot in (0, 1)]
+    layer = layers["rescaled"]
     for slot in (0, 1):
         kept = layer.mask(slot).sum(1)  # inputs of each output unit, of six
         gains = (6 / kept.double()).sqrt()[layer.owned(slot) // 6].float()
@@ -240,6 +241,17 @@ def test_where_values_start() -> None:
     base_values = base(net)["0"].flatten()
     assert all(bool((base_values == value).any()) for value in values["per_task"][0]), "drawn out of the base weights"
     assert not torch.equal(values["per_task"][0], values["base"][0])
+
+
+def test_values_drawn_per_task_are_those_that_were_scored() -> None:
+    net = network("a", "b")
+    rsn2.claim(net, ["a", "b"], {"a": data(1), "b": data(1)}, cross_entropy, 0.25, start="per_task", score="magnitude",
+               mode="preallocate")  # fmt: skip
+    layer = net.trunk_layers()["0"]
+    largest = base(net)["0"].abs().max()  # what is drawn comes out of the base weights, several times over
+    for values in (parameter.detach() for parameter in layer.values):
+        assert float(values.abs().max()) == float(largest)
+        assert float(values.abs().min()) > float(base(net)["0"].abs().median())
 
 
 def test_values_drawn_per_task_have_the_distribution_of_a_seeded_base() -> None:

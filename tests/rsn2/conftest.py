@@ -98,7 +98,7 @@ def write_utkface(root: Path, num_plain: int = 8, side: int = 20) -> Path:
     return folder
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def write() -> SimpleNamespace:
     """The writers above: `write.mnist(tmp_path)`, ..."""
     return SimpleNamespace(
