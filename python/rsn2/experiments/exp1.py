@@ -12,7 +12,7 @@ from rsn2.data import Dataset, TensorBatches
 from rsn2.experiments import exp4, published
 from rsn2.experiments.exp4 import SMALL, Settings
 from rsn2.experiments.experiment import Column, Experiment, Variant
-from rsn2.experiments.protocol import PAPER, SMOKE, Recipe, units_of_stage
+from rsn2.experiments.protocol import PAPER, SMOKE, Recipe, as_published, units_of_stage
 from rsn2.experiments.tasks import FASHION_CLASSES, Task, fashion
 from rsn2.experiments.training import outputs_of
 from rsn2.metrics import accuracy, f1_per_class
@@ -37,8 +37,7 @@ def fashion_ensemble() -> Experiment:
         ),
         variants={
             "ours": Variant("ours", ours, NAMES),
-            "paper": Variant("as the paper has it", replace(ours, stages=(together,), claim_rows=1000, **PAPER),
-                             (together,)),
+            **as_published(replace(ours, stages=(together,), claim_rows=1000, **PAPER)),
         },
         smoke=SMOKE | SMALL,
         columns=(

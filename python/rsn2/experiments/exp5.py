@@ -11,7 +11,7 @@ from torch import nn
 
 from rsn2.experiments import published
 from rsn2.experiments.experiment import Column, Experiment, Variant
-from rsn2.experiments.protocol import DENSE, PAPER, SMOKE, Recipe, units_of_stage
+from rsn2.experiments.protocol import DENSE, PAPER, SMOKE, Recipe, as_published, units_of_stage
 from rsn2.experiments.protocol import Settings as CommonSettings
 from rsn2.experiments.tasks import DIGIT_CLASSES, FASHION_CLASSES, Task, boston, flat_digits, flat_fashion
 from rsn2.models import fully_connected
@@ -56,7 +56,7 @@ def mnist_fashion_and_boston() -> Experiment:
         ),
         variants={
             "ours": Variant("ours", ours, ours.stages),
-            "paper": Variant("as the paper has it", paper, paper.stages),
+            **as_published(paper),
             "control": Variant("dense control, one network per task",
                                replace(ours, stages=(), **DENSE), ("boston",), is_control=True),
         },

@@ -5,18 +5,19 @@ from __future__ import annotations
 import functools
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, cast
 
 import torch
 from torch import nn
 
 from rsn2.data import Dataset, TensorBatches
-from rsn2.experiments.experiment import Context, Unit, network_file
+from rsn2.experiments.experiment import Context, Unit, Variant, network_file
 from rsn2.experiments.tasks import Task, prepared
 from rsn2.experiments.training import DenseNetworks, digest, evaluate, outputs_of, sizes_of
 from rsn2.network import MultitaskNetwork
 from rsn2.procedure import EarlyStopping, claim, fit
+from rsn2.procedure.authors_selection import count_authors_selection
 
 Datasets = dict[str, Dataset]
 
@@ -26,7 +27,8 @@ class Settings:
     """Everything that decides a result besides the seed.
 
     Attributes:
-        kind: ``"rsn2"`` (one network, disjoint weights) or ``"dense"`` (one ordinary network per task).
+        kind: ``"rsn2"`` (one network, disjoint weights), ``"dense"`` (one ordinary network per task), or ``"authors"``
+            (masks by the rule of the authors' code are counted and nothing is trained).
         stages: the tasks that train together, joined by ``+``, stage after stage.
         initialiser: starting values, a name in ``rsn2.models.INITIALISERS``.
         keep: share of every layer's weights that a task claims.
@@ -68,9 +70,19 @@ class Settings:
 PAPER: dict[str, Any] = {"initialiser": "normal_0.05", "mode": "preallocate", "start": "per_task"}
 """Settings of the variants ``paper``: all masks before any training, kernels N(0, 0.05^2) of each task's own."""
 
+AUTHORS: dict[str, Any] = {"kind": "authors", "stages": ()}
+"""What the variants ``authors`` change of ``paper``."""
+
 DENSE: dict[str, Any] = {"kind": "dense", "keep": 1.0, "mode": "", "start": "", "score": "", "output_scope": "",
                          "claim_rows": 0}  # fmt: skip
 """Settings of the dense controls."""
+
+
+def as_published(paper: Settings) -> dict[str, Variant]:
+    """The variants ``paper`` and ``authors`` of an experiment."""
+    counted = Variant("masks by the rule of the authors' code, counted", replace(paper, **AUTHORS), ("selection",))
+    return {"paper": Variant("as the paper has it", paper, paper.stages), "authors": counted}
+
 
 SMOKE: dict[str, Any] = {"max_rows": 320, "max_epochs": 1, "batch_size": 128, "smoke": True, "by_stage": {},
                          "claim_rows": 128}  # fmt: skip
@@ -98,7 +110,8 @@ class Recipe:
 
 def run_stage(recipe: Recipe, unit: Unit, context: Context) -> dict[str, Any]:
     """One unit: the tasks of its stage claim, train and are tested; those of earlier stages are tested again."""
-    return _Stage(recipe, unit, context).run()
+    stage = _Stage(recipe, unit, context)
+    return stage.count_authors_selection() if unit.settings["kind"] == "authors" else stage.run()
 
 
 def units_of_stage(recipe: Recipe) -> Callable[[Unit, Context], dict[str, Any]]:
@@ -111,7 +124,7 @@ class _Stage:
         self.recipe, self.unit, self.context = recipe, unit, context
         self.own = unit.stage.split("+")
         self.is_dense = unit.settings["kind"] == "dense"
-        stages = [unit.stage] if self.is_dense else list(unit.settings["stages"])
+        stages = list(unit.settings["stages"]) if unit.settings["kind"] == "rsn2" else [unit.stage]
         self.number = stages.index(unit.stage)
         self.stages = stages
         self.earlier = [task for stage in stages[: self.number] for task in stage.split("+")]
@@ -156,6 +169,16 @@ class _Stage:
             **sizes_of(net, network_file(self.unit, self.context, self.unit.stage).with_suffix(".safetensors")),
         }
 
+    def count_authors_selection(self) -> dict[str, Any]:
+        """The masks that the authors' rule would choose for all tasks before any training."""
+        data = {task: prepared(spec, self.settings, self.context.data_dir) for task, spec in self.tasks.items()}
+        torch.manual_seed(self.unit.seed)
+        net, losses = self.recipe.network(self.settings), {task: spec.loss for task, spec in self.tasks.items()}
+        batches = {task: self._claim_batches(task, data[task]) for task in self.tasks}
+        counts = count_authors_selection(net, list(self.tasks), batches, losses, self.settings["keep"],
+                                         start=self.settings["start"], seed=self.unit.seed)  # fmt: skip
+        return {"tasks": {}, "authors_selection": counts}
+
     def _network(self) -> MultitaskNetwork | DenseNetworks:
         torch.manual_seed(self.unit.seed)
         if self.is_dense:
@@ -177,17 +200,16 @@ class _Stage:
             torch.save(net.state_dict(), path)
 
     def _claim(self, net: MultitaskNetwork, tasks: Sequence[str], data: Datasets) -> None:
-        settings, rows = self.settings, slice(0, self.settings["claim_rows"])
-        batches = {
-            task: TensorBatches(data[task].train.x[rows], data[task].train.y[rows],
-                                min(settings["batch_size"], len(data[task].train)),
-                                transform=self.tasks[task].transform)
-            for task in tasks
-        }  # fmt: skip
+        settings = self.settings
+        batches = {task: self._claim_batches(task, data[task]) for task in tasks}
         scope = dict.fromkeys(self.recipe.output_layers, settings["output_scope"])
         claim(net, tasks, batches, {task: self.tasks[task].loss for task in tasks}, settings["keep"],
               mode=settings["mode"], score=settings["score"], start=settings["start"], scope=scope,
               seed=self.unit.seed)  # fmt: skip
+
+    def _claim_batches(self, task: str, part: Dataset) -> TensorBatches:
+        rows, size = slice(0, self.settings["claim_rows"]), min(self.settings["batch_size"], len(part.train))
+        return TensorBatches(part.train.x[rows], part.train.y[rows], size, transform=self.tasks[task].transform)
 
     def _fit(self, net: MultitaskNetwork | DenseNetworks, data: Datasets) -> Any:
         settings, size = self.settings, self.settings["batch_size"]

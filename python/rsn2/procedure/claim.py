@@ -119,7 +119,7 @@ def claim(net: MultitaskNetwork, tasks: str | Sequence[str], batches: Batches | 
     function = SCORES[score] if isinstance(score, str) else score
     needs_gradient = score not in ("magnitude", "random")
     for name in names:
-        scores = _scores(net, name, data, losses, plan, function, needs_gradient, mode, start, seed)
+        scores = scores_of_task(net, name, data, losses, plan, function, needs_gradient, mode, start, seed)
         _choose(plan, scores, scope, granularity)
     _commit(plan, start, seed, optimizer)
     report = ClaimReport(
@@ -167,9 +167,9 @@ def _seed_of_values(plan: Plan, target: Target, seed: int) -> int:
     return _seed_of(seed, plan.users[target][0], plan.names[target[0]])
 
 
-def _scores(net: MultitaskNetwork, task: str, data: Mapping[str, Batches], losses: Mapping[str, LossFunction],
-            plan: Plan, function: ScoreFunction, needs_gradient: bool, mode: str, start: str,
-            seed: int) -> dict[Target, Tensor]:  # fmt: skip
+def scores_of_task(net: MultitaskNetwork, task: str, data: Mapping[str, Batches], losses: Mapping[str, LossFunction],
+                   plan: Plan, function: ScoreFunction, needs_gradient: bool, mode: str, start: str,
+                   seed: int) -> dict[Target, Tensor]:  # fmt: skip
     """Scores of the slots that this task is the first to choose for, ``[numel]`` each."""
     targets = [t for t in net.task_layers(task).values() if t in plan.num_kept and t not in plan.chosen]
     weights: dict[Target, Tensor] = {}

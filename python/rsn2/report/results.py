@@ -151,7 +151,7 @@ def tables(experiment: Experiment, lines: Sequence[dict[str, Any]]) -> list[Tabl
         ValueError: there is no line of this experiment.
     """
     latest = {key_of(line): line for line in lines if line["experiment"] == experiment.name}
-    own = list(latest.values())
+    own = [line for line in latest.values() if line["metrics"]["tasks"]]
     if not own:
         raise ValueError(f"tables: there must be results of {experiment.name}, got none")
     entries = _rows_by_run(experiment, own)
