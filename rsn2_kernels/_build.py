@@ -208,6 +208,16 @@ def triton_key() -> str | None:
     return None if torch.version.cuda is None or _cuda.is_loaded() else "CUDA"
 
 
+def triton_key_beside_cuda() -> str | None:
+    """The dispatch key of the Triton kernels that serve beside the CUDA library, which asks for them; None for none.
+
+    They serve weights claimed in blocks, see :func:`rsn2_kernels._answers.is_for_block_kernels`. ``RSN2_BACKEND=cuda``
+    leaves everything to the library.
+    """
+    is_free = os.environ.get("RSN2_BACKEND") in (None, "")
+    return "CUDA" if is_free and _cuda.is_loaded() and importlib.util.find_spec("triton") is not None else None
+
+
 def _is_interpreting() -> bool:
     return os.environ.get("RSN2_BACKEND") == "triton" and os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -223,7 +233,8 @@ def _state_of_triton() -> Backend:
         return Backend("triton", False, f"Triton {version} is installed, but torch is built without CUDA; {hint}")
     if not torch.cuda.is_available():
         return Backend("triton", False, f"Triton {version} is installed, but torch finds no CUDA device; {hint}")
-    return Backend("triton", True, f"Triton {version}, for tensors on CUDA devices")
+    beside = ": beside the CUDA library, for weights claimed in blocks" if triton_key_beside_cuda() else ""
+    return Backend("triton", True, f"Triton {version}, for tensors on CUDA devices{beside}")
 
 
 def _state_of_cuda() -> Backend:

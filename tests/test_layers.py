@@ -29,6 +29,7 @@ LAYERS = {
         ["reference"],
         ["_schema"],
         ["triton_kernels"],
+        ["_answers"],
         ["ops"],
         ["autograd"],
         ["nn"],

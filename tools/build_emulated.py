@@ -1,8 +1,9 @@
 """Build the GPU kernels and their host code as C++ that runs on the emulator: `python tools/build_emulated.py`.
 
 The library defines no operators: whoever loads it defines the namespace ``rsn2_emulated`` first, with the schemas of
-rsn2_kernels/_schema.py, ``plan(Tensor slots, Tensor positions, Tensor index, int tile_rows) -> Tensor`` and
-``set_order(int order) -> ()``. ``RSN2_EMULATED_FLAGS`` are further flags for compiler and linker (check_emulated.py
+rsn2_kernels/_schema.py, ``plan(Tensor slots, Tensor positions, Tensor index, int tile_rows) -> Tensor``,
+``set_order(int order) -> ()`` and ``task_linear_dense_rows(int least_rows) -> ()``; and the operators of
+rsn2_kernels/_answers.py. ``RSN2_EMULATED_FLAGS`` are further flags for compiler and linker (check_emulated.py
 gives those of the sanitizers).
 """
 

@@ -3,6 +3,7 @@
 #include <optional>
 #include <string>
 
+#include "dispatcher.h"
 #include "task_conv2d_host.h"
 
 namespace rsn2 {
@@ -28,6 +29,11 @@ Tensor task_conv2d(const Tensor& x,                   // [B, C, H, W], any strid
   check_value(x.dim() == 4, OP, ": x must have shape [B, C, H, W], got ", x.dim(), " dimensions");
   check_value(activation == "none" || activation == "relu", OP, ": activation must be 'none' or 'relu', got '",
               activation, "'");
+  if (triton_serves(x, index, frozen, x.size(1))) {
+    return served_by_triton(OP, x, values, positions, index, slots, bias, frozen, activation, out_channels, kernel_size,
+                            stride, padding, dilation, std::vector<Tensor>(), std::vector<int64_t>(),
+                            std::vector<Tensor>(), std::vector<int64_t>());
+  }
   const ConvNumbers numbers = conv_numbers(OP, "x", x, values);
   check_flat(OP, device, "values", values, values.scalar_type());
   if (bias) {
@@ -80,6 +86,10 @@ Tensor task_conv2d_grad_input(const Tensor& grad_y,              // [B, O, H', W
   const OnDevice device(OP, "grad_y", grad_y);
   check_value(grad_y.dim() == 4, OP, ": grad_y must have shape [B, O, H', W'], got ", grad_y.dim(), " dimensions");
   check_value(input_size.size() == 3, OP, ": input_size must be [C, H, W], got ", input_size.size(), " numbers");
+  if (triton_serves(grad_y, index, frozen, input_size[0])) {
+    return served_by_triton(OP, grad_y, values, positions, index, slots, frozen, input_size, kernel_size, stride,
+                            padding, dilation);
+  }
   const ConvNumbers numbers = conv_numbers(OP, "grad_y", grad_y, values);
   check_flat(OP, device, "values", values, values.scalar_type());
   const int64_t batch = grad_y.size(0);

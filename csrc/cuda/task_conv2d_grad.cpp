@@ -1,6 +1,7 @@
 // The gradient of task_conv2d's owned values on the GPU.
 #include <algorithm>
 
+#include "dispatcher.h"
 #include "task_conv2d_host.h"
 
 namespace rsn2 {
@@ -29,6 +30,10 @@ Tensor task_conv2d_grad_values(const Tensor& x,                   // [B, C, H, W
   check_value(x.scalar_type() == grad_y.scalar_type(), OP, ": grad_y must have the dtype of x");
   check_value(wanted.size() == num_owned.size(), OP, ": num_owned must have ", wanted.size(), " numbers, got ",
               num_owned.size());
+  if (triton_serves(x, index, {}, x.size(1))) {
+    return served_by_triton(OP, x, grad_y, values, positions, index, slots, wanted, num_owned, kernel_size, stride,
+                            padding, dilation);
+  }
   const ConvNumbers numbers = conv_numbers(OP, "x", x, values);
   const int64_t batch = x.size(0);
   ConvGradValuesArguments a{};

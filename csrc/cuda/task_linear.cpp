@@ -1,25 +1,22 @@
 // task_linear on a GPU: tensors checked, a kernel chosen, results and workspace allocated, the kernels started.
 #include <algorithm>
-#include <atomic>
 #include <string>
 #include <type_traits>
 #include <utility>
 #include <vector>
 
-#include "tensors.h"
+#include "task_linear_dense.h"
 
 namespace rsn2 {
 namespace {
 
 constexpr const char* OP = "task_linear";
 
-enum class Route { few, tiles, wide };
+enum class Route { few, tiles, wide, dense };
 struct Choice {
   Route route;
   int tile_rows, splits;
 };
-
-std::atomic<bool> tf32_is_allowed{false};
 
 #ifdef RSN2_EMULATED
 Choice forced_choice = {Route::few, 0, 0};  // no rows: none is forced
@@ -40,12 +37,15 @@ int width_for(const int (&widths)[N], int64_t num_rows) {
 // Up to 8 rows the weights' way from memory is the bound: work in proportion to them. Beyond, tensor cores where the
 // type has them. In a mixed batch a slot has a fraction of the rows; a quarter is taken, and tiles with fewer rows cost
 // less. Parts are made until every multiprocessor has two pieces of work, of no fewer than 4 spans each.
-Choice choose(ScalarType dtype, int64_t num_rows, bool is_mixed, int64_t num_outputs, int64_t num_inputs) {
+//
+// Many rows of one slot are a dense product, see task_linear_dense.h; those of a mixed batch are not.
+Choice choose(ScalarType dtype, const Tensor& slots, int64_t num_rows, int64_t num_outputs, int64_t num_inputs) {
 #ifdef RSN2_EMULATED
   if (forced_choice.tile_rows) return forced_choice;
 #endif
   const bool is_double = dtype == ScalarType::Double;
-  const int64_t rows_of_slot = is_mixed ? ceil_div<int64_t>(num_rows, 4) : num_rows;
+  if (is_dense_product(dtype, slots, num_rows, num_outputs, num_inputs)) return {Route::dense, 64, 1};
+  const int64_t rows_of_slot = slots.dim() == 1 ? ceil_div<int64_t>(num_rows, 4) : num_rows;
   Choice choice = {Route::tiles, 0, 1};
   if (is_double) {
     choice = {Route::wide, 32, 1};
@@ -53,7 +53,7 @@ Choice choose(ScalarType dtype, int64_t num_rows, bool is_mixed, int64_t num_out
     choice = {Route::few, width_for(kLinearFewRows, num_rows), 1};
   } else if (dtype != ScalarType::Float) {
     choice.tile_rows = width_for(kLinearTilesRows, rows_of_slot);
-  } else if (tf32_is_allowed) {
+  } else if (tf32_is_allowed()) {
     choice.tile_rows = width_for(kLinearTf32Rows, rows_of_slot);
   } else {
     choice = {Route::wide, width_for(kLinearWideRows, rows_of_slot), 1};
@@ -86,7 +86,7 @@ struct Arguments {
   const Tensor* bias;  // contiguous, or null
   const std::vector<Tensor>& frozen;
   bool relu;
-  const Tensor& y;
+  Tensor& y;
 };
 
 template <typename E, typename V>
@@ -97,8 +97,14 @@ void compute(const Arguments& a, ScalarType value_dtype) {
   if (!a.frozen.empty()) frozen = store_of<V>(a.device, a.frozen[0], a.frozen[2], value_dtype);
 
   const bool is_mixed = a.slots.dim() == 1;
-  const Choice choice = choose(a.x.scalar_type(), num_rows, is_mixed, num_outputs, num_inputs);
+  const Choice choice = choose(a.x.scalar_type(), a.slots, num_rows, num_outputs, num_inputs);
   const PlannedRows rows = plan_rows(OP, a.device, a.slots, num_rows, a.positions, weight.index, choice.tile_rows);
+  if constexpr (!std::is_same_v<E, double>) {
+    if (choice.route == Route::dense) {
+      const DenseSlot dense = unpack_slot<E>(a.device, a.x, weight, frozen, a.slots, a.bias, num_outputs, num_inputs);
+      return multiply_dense(a.device, a.x, dense, a.relu, a.y);
+    }
+  }
   const E* x = static_cast<const E*>(a.x.const_data_ptr());
   const bool x_aligned = reinterpret_cast<uintptr_t>(x) % 16 == 0 && a.x.stride(0) * sizeof(E) % 16 == 0;
   TaskLinear<E, V> linear = {x,       a.x.stride(0), x_aligned,  weight,      frozen,        rows.groups, nullptr,
@@ -154,6 +160,11 @@ Tensor task_linear(const Tensor& x,             // [B, I], any strides
               activation, "'");
   check_value(frozen.empty() || frozen.size() == 3, OP, ": frozen must be [] or [values, positions, index], got ",
               frozen.size(), " tensors");
+  if (triton_serves(x, index, frozen, x.size(1))) {
+    return served_by_triton(OP, x, values, positions, index, slots, bias, frozen, activation, out_features,
+                            std::vector<Tensor>(), std::vector<int64_t>(), std::vector<Tensor>(),
+                            std::vector<int64_t>());
+  }
   check_flat(OP, device, "positions", positions, ScalarType::Long);
   if (bias) {
     device.check("bias", *bias);
@@ -161,7 +172,7 @@ Tensor task_linear(const Tensor& x,             // [B, I], any strides
                 ": bias must be [T, ", out_features, "] with the dtype of values");
     bias = torch::stable::contiguous(*bias);
   }
-  const Tensor y = new_tensor(x, {x.size(0), out_features}, x.scalar_type());
+  Tensor y = new_tensor(x, {x.size(0), out_features}, x.scalar_type());
   const Tensor rows = x.stride(1) == 1 || x.size(1) <= 1 ? x : torch::stable::contiguous(x);
   if (y.numel() == 0) {
     checked_dtypes(x.scalar_type(), values.scalar_type());
@@ -182,12 +193,6 @@ void force_route(std::string kernel, int64_t tile_rows, int64_t splits) {
 
 }  // namespace
 }  // namespace rsn2
-
-// Whether float32 may be rounded to TF32, as torch.backends.cuda.matmul.fp32_precision says: the stable ABI has no way
-// to ask torch, so that Python tells.
-extern "C" __attribute__((visibility("default"))) void rsn2_set_tf32(int is_allowed) {
-  rsn2::tf32_is_allowed = is_allowed != 0;
-}
 
 RSN2_CUDA_OPS(m) { m.impl("task_linear", TORCH_BOX(&rsn2::task_linear)); }
 

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "grad_kernels.h"
-#include "tensors.h"
+#include "task_linear_dense.h"
 
 namespace rsn2 {
 namespace {
@@ -127,7 +127,10 @@ Tensor task_linear_grad_input(const Tensor& grad_y,        // [B, O], any stride
   if (!frozen.empty()) check_flat(OP, device, "the frozen store's values", frozen[0], values.scalar_type());
   const GatherIndex second = frozen.empty() ? GatherIndex{nullptr} : gather_index_of(OP, device, frozen[2]);
   const int64_t B = grad_y.size(0);
-  const Tensor grad_x = new_tensor(grad_y, {B, in_features}, grad_y.scalar_type());
+  if (triton_serves(grad_y, index, frozen, in_features)) {
+    return served_by_triton(OP, grad_y, values, positions, index, slots, frozen, in_features);
+  }
+  Tensor grad_x = new_tensor(grad_y, {B, in_features}, grad_y.scalar_type());
   with_dtypes(OP, "grad_y", grad_y.scalar_type(), values.scalar_type(), [&](auto number, auto value) {
     using E = decltype(number);
     using V = decltype(value);
@@ -135,6 +138,14 @@ Tensor task_linear_grad_input(const Tensor& grad_y,        // [B, O], any stride
     if (grad_x.numel() == 0) return;
     const PlannedRows rows = plan_rows(OP, device, slots, B, positions, own, Kernel::kTileRows);
     const auto* frozen_values = frozen.empty() ? nullptr : static_cast<const V*>(frozen[0].const_data_ptr());
+    const PackedStore<V> weight = {static_cast<const V*>(values.const_data_ptr()), own};
+    if constexpr (!std::is_same_v<E, double>) {
+      if (is_dense_product(grad_y.scalar_type(), slots, B, grad_y.size(1), in_features)) {
+        const DenseSlot dense = unpack_slot<E, V>(device, grad_y, weight, {frozen_values, second}, slots, nullptr,
+                                                  grad_y.size(1), in_features);
+        return multiply_dense(from, dense.weight, grad_x);
+      }
+    }
     const int64_t spans = ceil_div<int64_t>(in_features, kSpanColumns);
     const int64_t panels = ceil_div<int64_t>(grad_y.size(1), kPanelRows);
     // How many slots there are, and which occur, is known on the device alone.
@@ -143,7 +154,7 @@ Tensor task_linear_grad_input(const Tensor& grad_y,        // [B, O], any stride
     Parts<E, typename SumOf<E>::type> parts(device, grad_x, B, in_features, num_parts);
     launch_grad_input(launch_for<Kernel>(device, rows.most_tiles * spans * num_parts),
                       {row_matrix<E>(from),
-                       {static_cast<const V*>(values.const_data_ptr()), own},
+                       weight,
                        {frozen_values, second},
                        rows.groups,
                        static_cast<E*>(grad_x.mutable_data_ptr()),
@@ -186,6 +197,9 @@ Tensor task_linear_grad_values(const Tensor& x,                // [B, I], any st
   const int64_t B = x.size(0), I = x.size(1), O = grad_y.size(1);
   check_value(grad_y.size(0) == B && grad_y.scalar_type() == x.scalar_type(), OP,
               ": x and grad_y must have the same rows and dtype");
+  if (triton_serves(x, index, {}, I)) {
+    return served_by_triton(OP, x, grad_y, values, positions, index, slots, wanted, num_owned);
+  }
   const GatherIndex own = gather_index_of(OP, device, index);
   check_value(O * I > 0 || values.numel() == 0, OP, ": a weight without elements has no values");
   check_value(wanted.size() == num_owned.size(), OP, ": wanted and num_owned must be equally long, got ", wanted.size(),
@@ -202,6 +216,19 @@ Tensor task_linear_grad_values(const Tensor& x,                // [B, I], any st
     using Kernel = typename ValuesKernel<E, V>::type;
     if (num_wanted == 0) return;
     const PlannedRows rows = plan_rows(OP, device, slots, B, positions, own, kPlanRows);
+    if constexpr (!std::is_same_v<E, double>) {
+      if (is_dense_product(x.scalar_type(), slots, B, O, I)) {
+        Tensor dense = new_tensor(values, {O, I}, values.scalar_type());
+        multiply_dense(torch::stable::transpose(left, 0, 1), right, dense);
+        const V* numbers = static_cast<const V*>(dense.const_data_ptr());
+        const int64_t* slot = slots.const_data_ptr<int64_t>();
+        for (const WantedSlots& some : launches) {
+          launch_compress_grads(launch_for<CompressGrads<V>>(device, CompressGrads<V>::num_items(some.count, O, I)),
+                                {numbers, I, own, slot, some, static_cast<V*>(grads.mutable_data_ptr())});
+        }
+        return;
+      }
+    }
     const int num_parts = num_parts_for<Kernel>(Kernel::num_items(int64_t(wanted.size()), O, I), B / kLeastRows);
     Parts<V, typename SumOf<V>::type> parts(device, grads, 1, num_wanted, num_parts);
     for (const WantedSlots& some : launches) {

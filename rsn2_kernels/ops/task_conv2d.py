@@ -71,7 +71,9 @@ def task_conv2d(
         bias_slots: the slots of ``bias_params``.
 
     Returns:
-        ``[B, O, H', W']``, dtype of ``x``, channels_last where ``x`` is.
+        ``[B, O, H', W']``, dtype of ``x``, channels_last where ``x`` is. On a GPU Triton's kernels round float32
+        products, and in the gradients too, to TF32 where ``torch.backends.cudnn.conv`` allows it; beside the CUDA
+        kernels, which do not, they serve weights claimed in blocks.
 
     Raises:
         ValueError: a shape, dtype or device does not fit, or the kernel is larger than the padded image.

@@ -43,7 +43,9 @@ def task_linear(
         bias_slots: the slots of ``bias_params``.
 
     Returns:
-        ``[B, O]`` or ``[B, ..., O]``, dtype of ``x``. 16-bit inputs are summed in float32.
+        ``[B, O]`` or ``[B, ..., O]``, dtype of ``x``. 16-bit inputs are summed in float32. On a GPU where
+        ``torch.backends.cuda.matmul`` allows TF32, products of more than 8 rows of float32 are rounded to it; in the
+        gradients those of 1024 rows of one slot and more, the others stay in float32.
 
     Raises:
         ValueError: a shape, dtype or device does not fit.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cache
 from itertools import pairwise
@@ -216,3 +216,19 @@ def make_frozen() -> Callable[..., PackedWeight]:
 def make_index() -> Callable[..., Tensor]:
     """What the kernels of a problem's operator derive from positions."""
     return build_index
+
+
+@pytest.fixture
+def set_precision() -> Iterator[Callable[..., None]]:
+    """How torch makes float32 products and convolutions on GPUs during a test: "ieee" at first, or "tf32"."""
+    settings = (torch.backends.cuda.matmul, torch.backends.cudnn.conv)
+    before = [setting.fp32_precision for setting in settings]
+
+    def set_to(precision: str, *of: Any) -> None:
+        for setting in of or settings:
+            setting.fp32_precision = precision
+
+    set_to("ieee")
+    yield set_to
+    for setting, precision in zip(settings, before, strict=True):
+        setting.fp32_precision = precision

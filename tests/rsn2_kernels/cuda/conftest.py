@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from rsn2_kernels import _answers, _cuda
 from rsn2_kernels._schema import SCHEMAS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -29,9 +31,19 @@ def emulated() -> Any:
         library.define(name + signature)
     library.define("plan(Tensor slots, Tensor positions, Tensor index, int tile_rows) -> Tensor")
     library.define("set_order(int order) -> ()")
+    library.define("task_linear_dense_rows(int least_rows) -> ()")
     torch.ops.load_library(str(module.build()))
     torch.ops.rsn2_emulated.library = library  # lives as long as the operators are used
     return torch.ops.rsn2_emulated
+
+
+@pytest.fixture(scope="session", autouse=True)
+def answers() -> Iterator[list[torch.library.Library]]:
+    """What host code of the GPU kernels asks of Python, in a list: empty when the CUDA library has its own."""
+    libraries = [] if _cuda.is_loaded() else [_answers.register({}, None)]
+    yield libraries
+    for library in libraries:
+        library._destroy()
 
 
 @pytest.fixture(params=[0, 1, 2], ids=["first_to_last", "last_to_first", "any_order"])
