@@ -1,4 +1,4 @@
-// The kernels beside the BLAS as host code calls them; they are defined in task_linear_dense.cu.
+// The kernels beside the BLAS as host code calls them; they are defined in task_linear_dense_kernel.cu.
 #pragma once
 
 #include "../device/task_linear_dense.h"

@@ -133,6 +133,11 @@ def test_bias_and_activation(dense, make, activation, has_bias, dtypes):
 
 
 @all_dtypes
+def test_relu_of_more_results_than_threads(dense, make, dtypes):
+    check(dense, replace(make((701, 20, 151, 1), dtypes), activation="relu"), "forward")
+
+
+@all_dtypes
 def test_relu_keeps_nan(dense, make, dtypes):
     problem = make("one_row", dtypes)
     x = torch.full_like(problem.x, torch.nan)
@@ -211,7 +216,7 @@ def test_no_inputs_or_no_outputs(dense, make, dtypes):
 @every_result
 def test_same_bits_in_every_order_of_threads(dense, make, result):
     for dtypes in DTYPES:
-        problem = make((20, 600, 70, 3), dtypes, True, density=0.3)
+        problem = make((20, 1100, 150, 3), dtypes, True, density=0.3)  # several rounds for each block
         problem = replace(problem, activation="relu")
         results = []
         for order in (0, 1, 2, 3):
