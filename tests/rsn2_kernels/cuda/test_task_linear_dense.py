@@ -122,6 +122,21 @@ def test_tf32_below_that_many_rows(emulated, tf32, make):
         assert torch.equal(allowed[result], problem.get(result, emulated))
 
 
+def test_a_compiled_graph_asks_for_tf32_when_it_runs(dense, tf32, make):
+    problem = make("one_row", (FLOAT, FLOAT))
+    library = torch.library.Library("rsn2_emulated", "FRAGMENT")
+    torch.library.register_fake(
+        "rsn2_emulated::task_linear", lambda x, *rest: x.new_empty(len(x), rest[7]), lib=library
+    )
+    compiled = torch.compile(lambda x: replace(problem, x=x).forward(dense) + 1, backend="aot_eager", fullgraph=True)
+    wanted = problem.forward(dense) + 1
+    assert torch.equal(compiled(problem.x), wanted)
+    assert products(lambda: compiled(problem.x))
+    tf32("ieee")
+    assert not products(lambda: compiled(problem.x))
+    library._destroy()
+
+
 @all_dtypes
 @pytest.mark.parametrize("has_bias", [True, False], ids=["bias", "no_bias"])
 @pytest.mark.parametrize("activation", ["none", "relu"])
