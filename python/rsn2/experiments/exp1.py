@@ -41,8 +41,8 @@ def fashion_ensemble() -> Experiment:
         },
         smoke=SMOKE | SMALL,
         columns=(
-            *(Column(name, "accuracy", f"{number}, %", published=92 if number == 5 else 90, published_control=92,
-                     source=source, expected={"ours": 89.5}, class_names=FASHION_CLASSES,
+            *(Column(name, "accuracy", f"Subnetwork {number}, %", published=92 if number == 5 else 90,
+                     published_control=92, source=source, expected={"ours": 89.5}, class_names=FASHION_CLASSES,
                      published_f1=published.EXP1[number - 1], published_control_f1=published.FASHION_CONV_CONTROL)
               for number, name in enumerate(NAMES, start=1)),
             Column("ensemble", "accuracy", "Ensemble, %", published=92, published_control=92, source=source,

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
+
+from rsn2.experiments.figure import Figure
 
 
 @dataclass(frozen=True)
@@ -139,6 +141,8 @@ class Experiment:
         seeds: those of the full run.
         borrowed_controls: tasks whose dense control another experiment trains: the same network on the same data; by
             task the experiment and its task there.
+        figures: what the report draws besides what it draws of every experiment; it is given the lines of the
+            experiment's results, of full runs when there are any.
     """
 
     name: str
@@ -150,6 +154,7 @@ class Experiment:
     run_unit: Callable[[Unit, Context], dict[str, Any]]
     seeds: tuple[int, ...] = (0, 1, 2)
     borrowed_controls: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    figures: Callable[[Sequence[dict[str, Any]]], Sequence[Figure]] | None = None
 
     @property
     def controls(self) -> tuple[str, ...]:

@@ -136,16 +136,20 @@ def bytes_of_network(net: nn.Module) -> dict[str, int]:
 
 
 def sizes_of(net: MultitaskNetwork | DenseNetworks, path: Path) -> dict[str, Any]:
-    """Weights owned per layer and task, and bytes in memory and in the file that is written to ``path``.
+    """Weights owned per layer, and bytes in memory and in the file that is written to ``path``.
 
     The file of a network that is not a ``MultitaskNetwork`` holds its parameters as safetensors, too.
+
+    Returns:
+        ``owned_per_layer`` (``{layer: {task: weights}}``, a shared slot counts for all who use it), ``owned_per_slot``
+        (``{layer: {tasks joined by "+": weights}}``, every weight counts once), ``weights_per_layer`` (owned or free),
+        ``owned_weights`` (all of ``owned_per_slot``) and ``bytes``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    owned: dict[str, dict[str, int]]
     if isinstance(net, MultitaskNetwork):
         net.save(path, closed=True)
-        owned = net.owned_weights()
-        layers = {name: layer for task in net.tasks for name, (layer, _) in net.task_layers(task).items()}
-        sizes = {name: layer.numel for name, layer in layers.items()}
+        owned, per_slot, weights = net.owned_weights(), _owned_per_slot(net), _weights_per_layer(net)
     else:
         from safetensors.torch import save_file
 
@@ -161,10 +165,25 @@ def sizes_of(net: MultitaskNetwork | DenseNetworks, path: Path) -> dict[str, Any
             for name, parameter in network.named_parameters():
                 if parameter.dim() > 1:
                     owned.setdefault(name.removesuffix(".weight"), {})[task] = parameter.numel()
-        sizes = {name: sum(per_task.values()) for name, per_task in owned.items()}
+        per_slot, weights = owned, {name: sum(per_task.values()) for name, per_task in owned.items()}
     return {
-        "weights_per_layer": sizes,
         "owned_per_layer": owned,
-        "owned_weights": sum(sum(per_task.values()) for per_task in owned.values()),
+        "owned_per_slot": per_slot,
+        "weights_per_layer": weights,
+        "owned_weights": sum(sum(counts.values()) for counts in per_slot.values()),
         "bytes": bytes_of_network(net) | {"file": path.stat().st_size},
     }
+
+
+def _owned_per_slot(net: MultitaskNetwork) -> dict[str, dict[str, int]]:
+    users: dict[str, dict[int, list[str]]] = {}
+    owned: dict[str, dict[int, int]] = {}
+    for task in net.tasks:
+        for name, (layer, slot) in net.task_layers(task).items():
+            users.setdefault(name, {}).setdefault(slot, []).append(task)
+            owned.setdefault(name, {})[slot] = layer.values[slot].numel()
+    return {name: {"+".join(tasks): owned[name][slot] for slot, tasks in slots.items()} for name, slots in users.items()}
+
+
+def _weights_per_layer(net: MultitaskNetwork) -> dict[str, int]:
+    return {name: layer.numel for task in net.tasks for name, (layer, _) in net.task_layers(task).items()}
