@@ -182,7 +182,9 @@ def _owned_per_slot(net: MultitaskNetwork) -> dict[str, dict[str, int]]:
         for name, (layer, slot) in net.task_layers(task).items():
             users.setdefault(name, {}).setdefault(slot, []).append(task)
             owned.setdefault(name, {})[slot] = layer.values[slot].numel()
-    return {name: {"+".join(tasks): owned[name][slot] for slot, tasks in slots.items()} for name, slots in users.items()}
+    return {
+        name: {"+".join(tasks): owned[name][slot] for slot, tasks in slots.items()} for name, slots in users.items()
+    }
 
 
 def _weights_per_layer(net: MultitaskNetwork) -> dict[str, int]:

@@ -46,19 +46,47 @@ td:last-child, th:last-child { padding-right: 0; }
 .key { display: flex; flex-wrap: wrap; gap: 4px 16px; font-size: 14px; margin: 8px 0; padding: 0; list-style: none; }
 .key i { display: inline-block; width: 13px; height: 13px; border-radius: 3px; margin-right: 6px; vertical-align: -2px;
   border: 1px solid var(--line); }
+.key i.number { width: 17px; height: 17px; line-height: 16px; font-size: 12px; text-align: center; font-style: normal;
+  vertical-align: 0; }
+.key svg { display: inline-block; vertical-align: -3px; margin-right: 5px; }
+h3 { font-size: 16px; line-height: 1.35; margin: 26px 0 4px; }
+small { font-size: 12px; color: var(--soft); display: block; line-height: 1.25; }
+td.yes { color: var(--good); font-weight: 600; } td.no { color: var(--bad); font-weight: 600; }
+tr.group th { text-align: left; padding: 14px 0 4px; border-bottom: 1px solid var(--line); }
+nav { display: flex; flex-wrap: wrap; gap: 6px 8px; margin: 16px 0; font-size: 14px; }
+nav a { border: 1px solid var(--line); border-radius: 14px; padding: 3px 11px; color: inherit; text-decoration: none; }
+nav a:hover, nav a:focus-visible { border-color: var(--accent); color: var(--accent); }
+details { margin: 8px 0 12px; } summary { cursor: pointer; font-size: 14px; color: var(--soft); }
 footer { margin-top: 48px; padding-top: 12px; border-top: 1px solid var(--line); color: var(--soft); font-size: 13px; }
 @media (max-width: 480px) { th, td { padding: 5px 6px; } td:first-child { min-width: 104px; }
-  table { font-size: 13px; } h1 { font-size: 23px; } }
+  table { font-size: 13px; } h1 { font-size: 23px; }
+  table.cards, .cards tbody, .cards tr, .cards td, .cards th { display: block; width: 100%; }
+  .cards thead { display: none; }
+  .cards tr { border-bottom: 2px solid var(--line); padding: 6px 0; }
+  .cards tr.group { border-bottom: 0; padding: 0; }
+  .cards td { display: flex; justify-content: space-between; gap: 12px; padding: 1px 0; border: 0; min-width: 0; }
+  .cards td::before { content: attr(data-heading); color: var(--soft); text-align: left; }
+  .cards td:first-child { font-weight: 600; } .cards td:first-child::before { content: none; } }
 @media print { :root { --page: #fff; --ink: #000; --soft: #444; --line: #bbb; --panel: #fff; --good: #00694d;
   --bad: #a33b00; --accent: #0072B2; --neutral: #8d97a3; }
   body { font-size: 11pt; } main { max-width: none; padding: 0; }
-  figure, table, .tile { break-inside: avoid; } h2 { break-after: avoid; } .scroll { overflow: visible; } }
+  figure, table, .tile { break-inside: avoid; } h2 { break-after: avoid; } .scroll { overflow: visible; }
+  details::details-content { content-visibility: visible; display: block; height: auto; }
+  summary { list-style: none; } nav { display: none; } }
 """
 
 
 def text(value: object) -> str:
     """Text for HTML: nothing in it is markup."""
     return escape(str(value))
+
+
+def text_colour(background: str) -> str:
+    """Black or white, whichever is easier to read on ``#rrggbb`` (by the contrast ratio of WCAG 2)."""
+    parts = [int(background[start : start + 2], 16) / 255 for start in (1, 3, 5)]
+    linear = [part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts]
+    luminance = sum(weight * part for weight, part in zip((0.2126, 0.7152, 0.0722), linear, strict=True))
+    return "#000" if (luminance + 0.05) / 0.05 > 1.05 / (luminance + 0.05) else "#fff"
 
 
 def paragraph(content: str, style: str = "") -> str:
@@ -74,11 +102,32 @@ def tiles(items: Sequence[tuple[str, str]]) -> str:
     return f'<div class="tiles">{cells}</div>'
 
 
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A table; headings are text, cells are HTML. It scrolls by itself where the screen is narrow."""
+def table(
+    headings: Sequence[str], rows: Sequence[Sequence[str]], *, groups: Sequence[str] = (), as_cards: bool = False
+) -> str:
+    """A table; headings and groups are text, cells are HTML. It scrolls by itself where the screen is narrow.
+
+    Args:
+        headings: of the columns.
+        rows: their cells.
+        groups: the group of each row, written above its first row.
+        as_cards: where the screen is narrow, each row is a list of headings and cells instead.
+    """
     head = "".join(f"<th>{text(heading)}</th>" for heading in headings)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    body, last = [], None
+    for number, row in enumerate(rows):
+        if groups and groups[number] != last:
+            last = groups[number]
+            body.append(f'<tr class="group"><th colspan="{len(headings)}">{text(last)}</th></tr>')
+        cells = zip(headings, row, strict=True)
+        body.append(
+            "<tr>" + "".join(f'<td data-heading="{text(heading)}"><div>{cell}</div></td>' for heading, cell in cells)
+            + "</tr>"
+        )  # fmt: skip
+    style = ' class="cards"' if as_cards else ""
+    return (
+        f'<div class="scroll"><table{style}><thead><tr>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    )
 
 
 def figure(picture: str, caption: str, width: int = 340) -> str:
@@ -102,9 +151,35 @@ def key(items: Sequence[tuple[str, str]]) -> str:
     return f'<ul class="key">{entries}</ul>'
 
 
-def section(title: str, *parts: str) -> str:
+def numbered_key(items: Sequence[tuple[str, str]]) -> str:
+    """What the colours and the numbers in them mean: ``(colour, words)``, numbered from 1."""
+    entries = "".join(
+        f'<li><i class="number" style="background:{colour};color:{text_colour(colour)}">{number}</i>{text(words)}</li>'
+        for number, (colour, words) in enumerate(items, start=1)
+    )
+    return f'<ul class="key">{entries}</ul>'
+
+
+def drawn_key(items: Sequence[tuple[str, str]]) -> str:
+    """What markers mean: ``(an <svg>, words)``."""
+    return f'<ul class="key">{"".join(f"<li>{svg}{text(words)}</li>" for svg, words in items)}</ul>'
+
+
+def details(summary: str, *parts: str) -> str:
+    """What is shown when it is asked for; on paper it always is."""
+    return f"<details><summary>{text(summary)}</summary>{''.join(parts)}</details>"
+
+
+def contents(items: Sequence[tuple[str, str]]) -> str:
+    """Links to sections: ``(anchor, words)``."""
+    links = "".join(f'<a href="#{anchor}">{text(words)}</a>' for anchor, words in items)
+    return f'<nav aria-label="Sections">{links}</nav>'
+
+
+def section(title: str, *parts: str, anchor: str = "") -> str:
     """A headed section."""
-    return f"<section><h2>{text(title)}</h2>{''.join(parts)}</section>"
+    place = f' id="{anchor}"' if anchor else ""
+    return f"<section{place}><h2>{text(title)}</h2>{''.join(parts)}</section>"
 
 
 def page(title: str, lead: str, sections: Sequence[str], footer: str) -> str:

@@ -1,0 +1,117 @@
+"""What a result costs: epochs, seconds, memory, bytes."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from rsn2.experiments import published
+from rsn2.experiments.experiment import Experiment
+from rsn2.report.entries import Entry, ResultLine
+from rsn2.report.tables import DASH, Table, mean_and_range
+
+
+def per_network(entry: Entry | None, value: Callable[[ResultLine], float]) -> float | None:
+    """A figure of the finished network, or the sum of one network per task; mean over the seeds that are finished."""
+    networks = entry.networks() if entry is not None else []
+    if not networks or any("bytes" not in line["metrics"] for lines in networks for line in lines):
+        return None
+    return statistics.fmean(sum(value(line) for line in lines) for lines in networks)
+
+
+def num_file_bytes(line: ResultLine) -> int:
+    size: int = line["metrics"]["bytes"]["file"]
+    return size
+
+
+def num_weights(line: ResultLine) -> int:
+    """The weights that are owned, each counted once; lines from before shared slots were written count them twice, but
+    the bytes of their values do not (float32).
+    """
+    metrics = line["metrics"]
+    if "owned_per_slot" not in metrics and metrics["bytes"]["values"]:
+        return int(metrics["bytes"]["values"]) // 4
+    return int(metrics["owned_weights"])
+
+
+def training_seconds(entry: Entry | None) -> float | None:
+    """Claiming and all epochs of all stages of one seed, mean over the seeds that are finished."""
+    runs = entry.whole_runs() if entry is not None else []
+    if not runs or any("seconds_per_epoch" not in line["metrics"] for run in runs for line in run):
+        return None
+    return statistics.fmean(sum(map(_training_seconds, run)) for run in runs)
+
+
+def _training_seconds(line: ResultLine) -> float:
+    metrics = line["metrics"]
+    return float(metrics["epochs"] * metrics["seconds_per_epoch"] + (metrics.get("claim_seconds") or 0.0))
+
+
+def megabytes(size: float | None) -> str:
+    """Two decimals, or more where the size is small."""
+    if size is None:
+        return DASH
+    return f"{size / 1e6:.2f}" if size >= 1e5 else f"{size / 1e6:.4f}"
+
+
+def whole(value: float | None) -> str:
+    return DASH if value is None else f"{value:,.0f}"
+
+
+def size_table(experiment: Experiment, entries: Sequence[Entry]) -> Table | None:
+    """Weights and bytes of each variant's finished networks; None where no run is finished."""
+    rows: list[tuple[str, ...]] = []
+    for entry in entries:
+        if per_network(entry, num_file_bytes) is None:
+            continue
+        count = len(entry.networks()[0])
+
+        def part(*keys: str, entry: Entry = entry) -> str:
+            return megabytes(per_network(entry, lambda line: sum(line["metrics"]["bytes"][key] for key in keys)))
+
+        rows.append((entry.title.split(",")[0], str(count), whole(per_network(entry, num_weights)), part("file"),
+                     part("values", "dense"), part("positions"), part("biases"), part("index")))  # fmt: skip
+    if not rows:
+        return None
+    note = "Files are safetensors without optimizer state. The index is derived from the positions when a network is "
+    note += "loaded, and is in memory only. Dense networks hold their biases among their weights."
+    if sizes := published.FILE_MEGABYTES.get(experiment.name):
+        rows.append(("paper, 256x256", "1", DASH, f"{sizes[0]:g}", *[DASH] * 4))
+        rows.append(("paper's control, 256x256", DASH, DASH, f"{sizes[1]:g}", *[DASH] * 4))
+    headings = ("", "networks", "weights", "file, MB", "weights, MB", "positions, MB", "biases, MB", "index, MB")
+    return Table("Size", headings, tuple(rows), note)
+
+
+def cost_table(entries: Sequence[Entry]) -> Table | None:
+    """Epochs, seconds and memory of each stage; None where the lines do not say."""
+    rows, groups = [], []
+    for entry in entries:
+        for stage in entry.stages:
+            part = [line for line in entry.lines if line["stage"] == stage]
+            if any("epochs" not in line["metrics"] for line in part):
+                continue
+            claims = [line["metrics"]["claim_seconds"] for line in part if line["metrics"].get("claim_seconds")]
+            groups.append(entry.title)
+            rows.append((
+                stage.replace("+", " + "),
+                mean_and_range([line["metrics"]["epochs"] for line in part], 1, 1 if len(part) > 1 else 0),
+                mean_and_range([line["metrics"]["seconds_per_epoch"] for line in part]),
+                mean_and_range(claims),
+                mean_and_range([_training_seconds(line) for line in part], 1, 0),
+                f"{max(line['peak_memory_bytes'] for line in part) / 1e6:,.0f}",
+            ))  # fmt: skip
+    if not rows:
+        return None
+    used = sorted({machine(line["environment"]) for entry in entries for line in entry.lines})
+    headings = ("stage", "epochs", "seconds per epoch", "seconds to claim", "seconds in all", "peak memory, MB")
+    note = f"Mean over seeds (smallest to largest). On {'; '.join(used)}. Other work on the machine is in the seconds."
+    return Table("Cost", headings, tuple(rows), note, tuple(groups), "variant")
+
+
+def machine(facts: dict[str, Any]) -> str:
+    """What it ran on."""
+    threads = f"{facts['threads']} thread{'' if facts['threads'] == 1 else 's'}"
+    on = "" if facts["device"] == "cpu" else f" with {facts['device']}"
+    level = facts["cpu_level"] or "none (reference)"
+    return f"{facts['processor']}{on}, {threads}, torch {facts['torch']}, CPU level {level}"

@@ -1,0 +1,143 @@
+"""The report as one HTML page."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+
+from rsn2.experiments import PAPER, load_experiment
+from rsn2.experiments.experiment import Experiment
+from rsn2.report import costs, page, summary
+from rsn2.report.entries import Entry, Results
+from rsn2.report.losses import losses_picture
+from rsn2.report.owners import owner_picture, owner_table
+from rsn2.report.plots import draw
+from rsn2.report.tables import (
+    MISSED,
+    REACHED,
+    Table,
+    drawn_by,
+    f1_table,
+    figure_table,
+    losses_table,
+    results_table,
+)
+
+LEAD = (
+    "One network holds several tasks in disjoint weights, beside dense networks for one task each and the figures that "
+    "the paper published."
+)
+_SPREAD = re.compile(r"^(\S+) \((.+)\)$")
+
+
+def render(experiments: Sequence[Experiment], results: Results) -> str:
+    """The whole page."""
+    sections = []
+    if any(experiment.name in PAPER for experiment in experiments):
+        sections.append(_overview(results))
+    sections += [_experiment(experiment, results) for experiment in experiments]
+    links = [("overview", "overview")] if len(sections) > len(experiments) else []
+    links += [(experiment.name, experiment.name) for experiment in experiments]
+    footer = f"Made by <code>rsn2 report</code> from {len(results.lines)} results."
+    commits = sorted({(line.get("environment") or {}).get("commit") or "" for line in results.lines} - {""})
+    if commits:
+        shown = ", ".join(f"<code>{page.text(_short_commit(commit))}</code>" for commit in commits)
+        footer += f" Commits of the runs: {shown}."
+    return page.page("RSN2: experiments", page.text(LEAD), [page.contents(links), *sections], footer)
+
+
+def _short_commit(commit: str) -> str:
+    return commit[:12] + ("-changed" if commit.endswith("-changed") else "")
+
+
+def table_of(table: Table, *, as_cards: bool = False, with_title: bool = True) -> str:
+    """A table with its title and note."""
+    cells = [[cell_of(cell) for cell in row] for row in table.rows]
+    parts = [f"<h3>{page.text(table.title)}</h3>"] if with_title else []
+    parts.append(page.table(table.headings, cells, groups=table.groups, as_cards=as_cards))
+    return "".join(parts) + (page.paragraph(page.text(table.note), "soft note") if table.note else "")
+
+
+def cell_of(cell: str) -> str:
+    """A cell as HTML: what stands in brackets after a number is small and below it, a verdict has its colour."""
+    if cell.startswith((REACHED, MISSED)):
+        return f'<span class="{"good" if cell.startswith(REACHED) else "bad"}">{page.text(cell)}</span>'
+    if found := _SPREAD.match(cell):
+        return f"{page.text(found[1])}<small>{page.text(found[2])}</small>"
+    return page.text(cell)
+
+
+def _overview(results: Results) -> str:
+    table = summary.main_table(results)
+    titles = {name: f"{name}: {load_experiment(name).title}" for name in table.groups}
+    column = table.headings.index("verdict")
+    verdicts = [row[column] for row in table.rows]
+    missed, reached = (sum(v.startswith(word) for v in verdicts) for word in (MISSED, REACHED))
+    wanted = sum(row[table.headings.index("target")] != "–" for row in table.rows)
+    tiles = page.tiles([
+        (f"{reached} of {wanted}", "targets reached"),
+        (str(missed), "targets missed"),
+        (str(wanted - reached - missed), "targets not measured yet"),
+        (_bits(results), "outputs of earlier tasks compared bit by bit before and after a later stage: all the same"),
+    ])  # fmt: skip
+    return page.section(
+        table.title,
+        tiles,
+        summary.against_targets(results),
+        table_of(replace(table, groups=tuple(map(titles.__getitem__, table.groups))), as_cards=True, with_title=False),
+        table_of(summary.size_and_time_table(results), as_cards=True),
+        anchor="overview",
+    )
+
+
+def _bits(results: Results) -> str:
+    same = sum(line["metrics"].get("outputs_of_earlier_tasks") == "the same bits" for line in results.lines)
+    return f"{same} stage{'' if same == 1 else 's'}"
+
+
+def _experiment(experiment: Experiment, results: Results) -> str:
+    entries = results.entries(experiment)
+    parts = [page.paragraph(page.text(part)) for part in experiment.description.split("\n\n")]
+    parts.append(table_of(results_table(experiment, entries), as_cards=True))
+    for figure in drawn_by(experiment, results):
+        parts += [
+            f"<h3>{page.text(figure.title)}</h3>",
+            page.figure(draw(figure), figure.caption),
+            page.details("As numbers", table_of(figure_table(figure), with_title=False)),
+        ]
+    parts += [_losses(experiment, entries), _f1(experiment, entries), _owners(entries)]
+    size, cost = costs.size_table(experiment, entries), costs.cost_table(entries)
+    parts += [table_of(table, as_cards=True) for table in (size, cost) if table is not None]
+    return page.section(f"{experiment.name}: {experiment.title}", *parts, anchor=experiment.name)
+
+
+def _losses(experiment: Experiment, entries: Sequence[Entry]) -> str:
+    pictures = [losses_picture(experiment, entry) for entry in entries]
+    if not any(pictures):
+        return ""
+    found = [table for table in (losses_table(experiment, entry) for entry in entries) if table is not None]
+    shown = [page.paragraph(f"<b>{page.text(table.title)}.</b> {page.text(table.note)}", "soft") for table in found]
+    tables = [table_of(table, as_cards=True) for table in found]
+    return "".join([
+        "<h3>Losses after each stage</h3>", page.row(*pictures), *shown, page.details("As numbers", *tables)
+    ])  # fmt: skip
+
+
+def _f1(experiment: Experiment, entries: Sequence[Entry]) -> str:
+    made = [f1_table(column, entries) for column in experiment.columns if column.class_names]
+    found = [page.wide(table_of(table)) for table in made if table is not None]
+    return page.row(*found) if found else ""
+
+
+def _owners(entries: Sequence[Entry]) -> str:
+    parts = []
+    for entry in entries:
+        table = owner_table(entry) if entry.variant == summary.VARIANT else None
+        if table is not None:
+            parts += [f"<h3>{page.text(table.title)}</h3>", page.paragraph(page.text(table.note), "soft")]
+            parts += [
+                owner_picture(entry),
+                page.details("As numbers", table_of(table, with_title=False, as_cards=True)),
+            ]
+    return "".join(parts)

@@ -1,0 +1,139 @@
+"""All experiments of the paper in one: results beside targets and published figures, sizes and seconds."""
+
+from __future__ import annotations
+
+import statistics
+
+from rsn2.experiments import PAPER, load_experiment
+from rsn2.experiments.experiment import Column, Experiment
+from rsn2.report import page
+from rsn2.report.charts import Dot, marker, picture
+from rsn2.report.costs import megabytes, num_file_bytes, num_weights, per_network, training_seconds, whole
+from rsn2.report.entries import Entry, Results
+from rsn2.report.plots import dots
+from rsn2.report.tables import (
+    DASH,
+    Table,
+    digits_of,
+    judged,
+    mean_and_spread,
+    published_text,
+    target_of,
+)
+
+VARIANT = "ours"
+OURS, CONTROL, PUBLISHED = "#0072B2", "#D55E00", "#009E73"
+
+
+def pair_of(experiment: Experiment, results: Results) -> tuple[Entry | None, Entry | None]:
+    """What stands in the summary: ours and the dense controls, of full runs when there are any."""
+    entries = results.entries(experiment)
+    smoke = bool(entries) and all(entry.is_smoke for entry in entries)
+    return results.chosen(experiment, VARIANT, smoke=smoke), results.control(experiment, smoke=smoke)
+
+
+def main_table(results: Results) -> Table:
+    """Every task of the eight experiments; a dash where nothing was run."""
+    rows, groups, has_smoke = [], [], False
+    for experiment in map(load_experiment, PAPER):
+        ours, control = pair_of(experiment, results)
+        has_smoke |= ours is not None and ours.is_smoke
+        for column in experiment.columns:
+            groups.append(experiment.name)
+            rows.append(_main_row(column, ours, control))
+    note = "Mean over seeds (smallest to largest). MSE: lower is better."
+    if has_smoke:
+        note += " Smoke runs, which show nothing about accuracy, are marked and not judged."
+    headings = ("task", "ours", "dense control", "ours − control", "target", "verdict", "paper", "paper's control")
+    return Table("The paper's eight experiments", headings, tuple(rows), note, tuple(groups), "experiment")
+
+
+def _main_row(column: Column, ours: Entry | None, control: Entry | None) -> tuple[str, ...]:
+    own = ours.values(column.task, column.metric) if ours is not None else []
+    dense = control.values(column.task, column.metric) if control is not None else []
+    digits, difference, verdict = digits_of(column), DASH, "not run"
+    is_smoke = ours is not None and ours.is_smoke
+    wanted = (column.expected or {}).get(VARIANT)
+    if own:
+        verdict = "smoke run" if is_smoke else DASH if wanted is None else judged(column, own, wanted)
+    if own and dense:
+        difference = f"{(statistics.fmean(own) - statistics.fmean(dense)) * column.scale:+.{digits}f}"
+    return (
+        column.title,
+        mean_and_spread(own, column.scale, digits),
+        mean_and_spread(dense, column.scale, digits),
+        difference.replace("-", "−"),
+        target_of(column, VARIANT),
+        verdict,
+        published_text(column.published),
+        published_text(column.published_control),
+    )
+
+
+def size_and_time_table(results: Results) -> Table:
+    """Weights, bytes and seconds of one network for all tasks and of one dense network per task."""
+    rows = []
+    for experiment in map(load_experiment, PAPER):
+        ours, control = pair_of(experiment, results)
+        files = [per_network(entry, num_file_bytes) for entry in (ours, control)]
+        ratio = f"{files[0] / files[1]:.2f}" if files[0] and files[1] else DASH
+        count = str(len(control.networks()[0])) if control is not None and control.networks() else DASH
+        rows.append((
+            experiment.name,
+            whole(per_network(ours, num_weights)), whole(per_network(control, num_weights)), count,
+            megabytes(files[0]), megabytes(files[1]), ratio,
+            whole(training_seconds(ours)), whole(training_seconds(control)),
+        ))  # fmt: skip
+    note = "One network for all tasks beside one dense network per task; mean over the seeds that are finished. Files "
+    note += "are without optimizer state. Seconds are those of claiming and training, other work on the machine "
+    note += "included. The five tasks of exp1 have the same data and therefore one dense network. The paper's "
+    note += "Experiment 8, at 256x256: 130 MB beside 203 MB."
+    headings = ("", "weights owned, ours", "weights, dense", "dense networks", "file, MB, ours", "files, MB, dense",
+                "ours / dense", "seconds, ours", "seconds, dense")  # fmt: skip
+    return Table("Size and time", headings, tuple(rows), note)
+
+
+def against_targets(results: Results) -> str:
+    """How far every task is above its target, in points (HTML); nothing where no full run is finished."""
+    rows = []
+    for experiment in map(load_experiment, PAPER):
+        ours, control = pair_of(experiment, results)
+        for column in experiment.columns:
+            wanted = (column.expected or {}).get(VARIANT)
+            if wanted is None or column.scale != 100 or ours is None or ours.is_smoke:
+                continue
+            found = []
+            for entry, colour, what, shape, hollow in (
+                (control, CONTROL, "dense control", 1, True),
+                (ours, OURS, "ours", 0, False),
+            ):
+                values = entry.values(column.task, column.metric) if entry is not None else []
+                if values:
+                    above = [100 * value - wanted for value in values]
+                    mean = statistics.fmean(above)
+                    found.append(Dot(mean, colour, f"{what}: {mean:+.2f}", min(above), max(above), shape, hollow))
+            if found and column.published is not None:
+                above_target = column.published - wanted
+                found.append(Dot(above_target, PUBLISHED, f"paper: {above_target:+.2f}", marker=2, hollow=True))
+            if found:
+                name = column.title.split(",")[0]
+                rows.append((f"{experiment.name.removeprefix('exp')} {_short(name)}", found))
+    if not rows:
+        return ""
+    shown = page.drawn_key([
+        (picture(16, words, marker(shape, 8, 8, colour, hollow=hollow), 16), words)
+        for words, shape, colour, hollow in (
+            ("ours, all seeds", 0, OURS, False),
+            ("dense control", 1, CONTROL, True),
+            ("paper", 2, PUBLISHED, True),
+        )
+    ])  # fmt: skip
+    caption = (
+        "Accuracy above or below the target of each task, in percentage points; whiskers span the seeds. The number "
+        "before the task is the experiment's. The MSE of Boston housing is in the table."
+    )
+    return page.figure(shown + dots("Accuracy above the target", rows, "points above the target", "target"), caption)
+
+
+def _short(name: str) -> str:
+    return {"Ensemble above the best": "above best"}.get(name, name.lower() if name[1:].islower() else name)

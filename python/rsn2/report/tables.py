@@ -1,0 +1,191 @@
+"""Tables of results, as text for Markdown and HTML alike."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from rsn2.experiments import published
+from rsn2.experiments.experiment import Column, Experiment
+from rsn2.experiments.figure import Figure
+from rsn2.report import markdown
+from rsn2.report.entries import Entry, Results
+from rsn2.report.plots import places_of
+
+DASH = "–"
+REACHED, MISSED = "✓ reached", "✗ missed by "
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table as text.
+
+    Attributes:
+        title, note: above and below it.
+        headings, rows: one cell for each heading.
+        groups: for each row what several rows have in common, or nothing; ``group_heading`` says what that is.
+    """
+
+    title: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    note: str = ""
+    groups: tuple[str, ...] = ()
+    group_heading: str = ""
+
+    def as_markdown(self) -> str:
+        """Groups become a first column."""
+        if not self.groups:
+            return markdown.table(self.headings, self.rows)
+        firsts = [group if number == 0 or group != self.groups[number - 1] else ""
+                  for number, group in enumerate(self.groups)]  # fmt: skip
+        rows = [(first, *row) for first, row in zip(firsts, self.rows, strict=True)]
+        return markdown.table((self.group_heading, *self.headings), rows)
+
+
+def mean_and_spread(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
+    """``mean (smallest to largest, n seeds)``."""
+    if not values:
+        return DASH
+    scaled = [value * scale for value in values]
+    mean = f"{statistics.fmean(scaled):.{digits}f}"
+    if len(values) == 1:
+        return f"{mean} (one seed)"
+    return f"{mean} ({min(scaled):.{digits}f} to {max(scaled):.{digits}f}, {len(values)} seeds)"
+
+
+def mean_and_range(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
+    """``mean (smallest to largest)``, or only the mean where they do not differ."""
+    if not values:
+        return DASH
+    low, high = (f"{end(values) * scale:.{digits}f}" for end in (min, max))
+    mean = f"{statistics.fmean(values) * scale:.{digits}f}"
+    return mean if low == high else f"{mean} ({low} to {high})"
+
+
+def digits_of(column: Column) -> int:
+    """Decimals of a column's values."""
+    return 2 if column.scale == 100 else 4
+
+
+def judged(column: Column, values: Sequence[float], wanted: float) -> str:
+    """Whether the mean is what was wanted; a miss says by how much."""
+    mean = statistics.fmean(values) * column.scale
+    miss = mean - wanted if column.lower_is_better else wanted - mean
+    if miss <= 1e-9 * abs(wanted):  # sums of decimal fractions are off by the last bit
+        return REACHED
+    rounded = f"{miss:.{digits_of(column)}f}"
+    return MISSED + (rounded if float(rounded) else f"{miss:.1g}")
+
+
+def target_of(column: Column, variant: str) -> str:
+    """What is wanted of a variant."""
+    wanted = (column.expected or {}).get(variant)
+    return DASH if wanted is None else f"{'≤' if column.lower_is_better else '≥'} {wanted:g}"
+
+
+def published_text(value: float | None) -> str:
+    return DASH if value is None else f"{value:g}"
+
+
+def verdict_of(column: Column, entry: Entry) -> str:
+    """A dash where nothing was wanted or measured, or only in a run that shows nothing about accuracy."""
+    wanted, values = (column.expected or {}).get(entry.variant), entry.values(column.task, column.metric)
+    return DASH if wanted is None or not values or entry.is_smoke else judged(column, values, wanted)
+
+
+def results_table(experiment: Experiment, entries: Sequence[Entry]) -> Table:
+    """What was measured, one row per column of the experiment; the other way round where there are many variants."""
+    columns, has_paper = experiment.columns, any(column.published is not None for column in experiment.columns)
+    num_judged = sum(any((c.expected or {}).get(entry.variant) is not None for c in columns) for entry in entries)
+    parts: list[tuple[str, list[str]]] = []
+    for entry in entries:
+        cells = [mean_and_spread(entry.values(c.task, c.metric), c.scale, digits_of(c)) for c in columns]
+        parts.append((entry.title, cells))
+        if any((column.expected or {}).get(entry.variant) is not None for column in columns) and not entry.is_smoke:
+            of = f"{entry.title}: " if num_judged > 1 else ""
+            parts.append((f"{of}target", [target_of(c, entry.variant) for c in columns]))
+            parts.append((f"{of}verdict", [verdict_of(c, entry) for c in columns]))
+    if has_paper:
+        parts.append(("paper", [published_text(column.published) for column in columns]))
+        parts.append(("paper's control", [published_text(column.published_control) for column in columns]))
+    sources = sorted({column.source for column in columns if column.source})
+    note = "Mean over seeds (smallest to largest)." + (f" Paper: {'; '.join(sources)}." if sources else "")
+    note += " A smoke run shows nothing about accuracy." if any(entry.is_smoke for entry in entries) else ""
+    titles = [column.title for column in columns]
+    if len(entries) > 4:
+        by_variant = tuple((name, *cells) for name, cells in parts)
+        return Table("Results", ("", *titles), by_variant, note)
+    rows = tuple((title, *(cells[number] for _, cells in parts)) for number, title in enumerate(titles))
+    return Table("Results", ("", *(name for name, _ in parts)), rows, note)
+
+
+def f1_table(column: Column, entries: Sequence[Entry]) -> Table | None:
+    """F1 of each class, ours and the paper's; None where nothing was measured."""
+    columns: list[tuple[str, list[str]]] = []
+    for entry in entries:
+        per_seed = entry.values(column.task, "f1")
+        if per_seed:
+            means = [f"{statistics.fmean(scores):.3f}" for scores in zip(*per_seed, strict=True)]
+            columns.append((entry.title.split(",")[0], means))
+    if not columns:
+        return None
+    for label, scores in (("paper", column.published_f1), ("paper's control", column.published_control_f1)):
+        if scores:
+            columns.append((label, [f"{score:.2f}" for score in scores]))
+    rows = tuple((name, *(scores[number] for _, scores in columns)) for number, name in enumerate(column.class_names))
+    title = f"{column.task[:1].upper()}{column.task[1:]}: F1 per class"
+    return Table(title, ("class", *(label for label, _ in columns)), rows, "Mean over seeds.")
+
+
+def losses_table(experiment: Experiment, entry: Entry) -> Table | None:
+    """Test loss of every task after every stage, mean over the seeds that are finished; None for a single stage."""
+    runs = entry.whole_runs()
+    if entry.is_control or len(entry.order) < 2 or not runs or "losses_after" not in runs[0][0]["metrics"]:
+        return None
+    stages = [line["stage"] for line in runs[0]]
+    tasks = [task for stage in stages for task in stage.split("+")]
+    final = published.FINAL_LOSSES.get(experiment.name, {})
+    rows = []
+    for task in tasks:
+        cells = []
+        for number in range(len(stages)):
+            values = [run[number]["metrics"]["losses_after"].get(task) for run in runs]
+            known = [value for value in values if value is not None]
+            cells.append(f"{statistics.fmean(known):.6f}" if known else "")
+        rows.append((task, *cells, *([published_text(final.get(task))] if final else [])))
+    headings = ("task", *(f"after {stage.replace('+', ', ')}" for stage in stages))
+    headings += ("paper, at the end",) if final else ()
+    mean = f"Mean of {len(runs)} seeds. " if len(runs) > 1 else "One seed. "
+    return Table(f"Test losses after each stage: {entry.title}", headings, tuple(rows), mean + kept_bits(runs))
+
+
+def kept_bits(runs: Sequence[Sequence[dict[str, Any]]]) -> str:
+    """What became of earlier tasks in later stages, as the lines say it."""
+    later = [line for run in runs for line in run[1:]]
+    same = sum(line["metrics"].get("outputs_of_earlier_tasks") == "the same bits" for line in later)
+    if same == len(later):
+        return (
+            f"In each of the {same} later stages every output of every earlier task on the test rows had the same bits "
+            "before and after training."
+        )
+    return f"Only {same} of {len(later)} later stages compared the outputs of earlier tasks bit by bit."
+
+
+def figure_table(figure: Figure) -> Table:
+    """The figures of a figure."""
+    found = [dict(series.points) for series in figure.series]
+    rows = tuple(
+        (where if isinstance(where, str) else f"{where:g}",
+         *(mean_and_spread(points.get(where, ()), 1.0, figure.digits) for points in found))
+        for where in places_of(figure)
+    )  # fmt: skip
+    note = f"{figure.y_label[:1].upper()}{figure.y_label[1:]}. Mean over seeds (smallest to largest)."
+    return Table(figure.title, (figure.x_label, *(series.label for series in figure.series)), rows, note)
+
+
+def drawn_by(experiment: Experiment, results: Results) -> list[Figure]:
+    """The figures that the experiment itself asks for."""
+    return list(experiment.figures(results.of(experiment))) if experiment.figures is not None else []
