@@ -85,7 +85,7 @@ def picture(height: float, title: str, content: str, width: float = WIDTH) -> st
 
 def marker(shape: int, x: float, y: float, colour: str, *, hollow: bool = False, what: str = "") -> str:
     """A circle, square, diamond, triangle, or the last two upside down or crossed; from the eighth on again."""
-    r = 5.0 if hollow else 4.0
+    r = 5.2 if hollow else 4.4
     paint = f'fill="none" stroke="{colour}" stroke-width="2"' if hollow else f'fill="{colour}"'
     said = f"<title>{text(what)}</title>" if what else ""
     if shape % 7 == 0:

@@ -9,7 +9,7 @@ from typing import Any
 from rsn2.experiments import published
 from rsn2.experiments.experiment import Experiment
 from rsn2.report.entries import Entry, ResultLine
-from rsn2.report.tables import DASH, Table, mean_and_range
+from rsn2.report.tables import DASH, Table, mean_and_range, short_title
 
 
 def per_network(entry: Entry | None, value: Callable[[ResultLine], float]) -> float | None:
@@ -70,7 +70,7 @@ def size_table(experiment: Experiment, entries: Sequence[Entry]) -> Table | None
         def part(*keys: str, entry: Entry = entry) -> str:
             return megabytes(per_network(entry, lambda line: sum(line["metrics"]["bytes"][key] for key in keys)))
 
-        rows.append((entry.title.split(",")[0], str(count), whole(per_network(entry, num_weights)), part("file"),
+        rows.append((short_title(entry), str(count), whole(per_network(entry, num_weights)), part("file"),
                      part("values", "dense"), part("positions"), part("biases"), part("index")))  # fmt: skip
     if not rows:
         return None
@@ -83,7 +83,7 @@ def size_table(experiment: Experiment, entries: Sequence[Entry]) -> Table | None
     return Table("Size", headings, tuple(rows), note)
 
 
-def cost_table(entries: Sequence[Entry]) -> Table | None:
+def cost_table(experiment: Experiment, entries: Sequence[Entry]) -> Table | None:
     """Epochs, seconds and memory of each stage; None where the lines do not say."""
     rows, groups = [], []
     for entry in entries:
@@ -92,9 +92,10 @@ def cost_table(entries: Sequence[Entry]) -> Table | None:
             if any("epochs" not in line["metrics"] for line in part):
                 continue
             claims = [line["metrics"]["claim_seconds"] for line in part if line["metrics"].get("claim_seconds")]
+            home = part[0]["experiment"]
             groups.append(entry.title)
             rows.append((
-                stage.replace("+", " + "),
+                stage.replace("+", " + ") + ("" if home == experiment.name else f", trained by {home}"),
                 mean_and_range([line["metrics"]["epochs"] for line in part], 1, 1 if len(part) > 1 else 0),
                 mean_and_range([line["metrics"]["seconds_per_epoch"] for line in part]),
                 mean_and_range(claims),

@@ -64,8 +64,9 @@ def cell_of(cell: str) -> str:
     if cell.startswith((REACHED, MISSED)):
         return f'<span class="{"good" if cell.startswith(REACHED) else "bad"}">{page.text(cell)}</span>'
     if found := _SPREAD.match(cell):
-        return f"{page.text(found[1])}<small>{page.text(found[2])}</small>"
-    return page.text(cell)
+        spread = found[2].replace(" seed", "\N{NO-BREAK SPACE}seed")
+        return f"{page.text(found[1])}<small>{page.text(spread)}</small>"
+    return page.text(re.sub(r"^([≥≤]) ", "\\1\N{NO-BREAK SPACE}", cell))
 
 
 def _overview(results: Results) -> str:
@@ -79,21 +80,20 @@ def _overview(results: Results) -> str:
         (f"{reached} of {wanted}", "targets reached"),
         (str(missed), "targets missed"),
         (str(wanted - reached - missed), "targets not measured yet"),
-        (_bits(results), "outputs of earlier tasks compared bit by bit before and after a later stage: all the same"),
+        (_same_bits(results), "later stages before and after which all outputs of earlier tasks had the same bits"),
     ])  # fmt: skip
     return page.section(
         table.title,
         tiles,
-        summary.against_targets(results),
+        page.row(summary.against_targets(results), summary.file_shares(results)),
         table_of(replace(table, groups=tuple(map(titles.__getitem__, table.groups))), as_cards=True, with_title=False),
         table_of(summary.size_and_time_table(results), as_cards=True),
         anchor="overview",
     )
 
 
-def _bits(results: Results) -> str:
-    same = sum(line["metrics"].get("outputs_of_earlier_tasks") == "the same bits" for line in results.lines)
-    return f"{same} stage{'' if same == 1 else 's'}"
+def _same_bits(results: Results) -> str:
+    return str(sum(line["metrics"].get("outputs_of_earlier_tasks") == "the same bits" for line in results.lines))
 
 
 def _experiment(experiment: Experiment, results: Results) -> str:
@@ -103,25 +103,26 @@ def _experiment(experiment: Experiment, results: Results) -> str:
     for figure in drawn_by(experiment, results):
         parts += [
             f"<h3>{page.text(figure.title)}</h3>",
-            page.figure(draw(figure), figure.caption),
-            page.details("As numbers", table_of(figure_table(figure), with_title=False)),
+            page.row(
+                page.figure(draw(figure), figure.caption),
+                page.wide(table_of(figure_table(figure), as_cards=True, with_title=False)),
+            ),
         ]
     parts += [_losses(experiment, entries), _f1(experiment, entries), _owners(entries)]
-    size, cost = costs.size_table(experiment, entries), costs.cost_table(entries)
+    size, cost = costs.size_table(experiment, entries), costs.cost_table(experiment, entries)
     parts += [table_of(table, as_cards=True) for table in (size, cost) if table is not None]
     return page.section(f"{experiment.name}: {experiment.title}", *parts, anchor=experiment.name)
 
 
 def _losses(experiment: Experiment, entries: Sequence[Entry]) -> str:
-    pictures = [losses_picture(experiment, entry) for entry in entries]
-    if not any(pictures):
-        return ""
-    found = [table for table in (losses_table(experiment, entry) for entry in entries) if table is not None]
-    shown = [page.paragraph(f"<b>{page.text(table.title)}.</b> {page.text(table.note)}", "soft") for table in found]
-    tables = [table_of(table, as_cards=True) for table in found]
-    return "".join([
-        "<h3>Losses after each stage</h3>", page.row(*pictures), *shown, page.details("As numbers", *tables)
-    ])  # fmt: skip
+    parts = []
+    for entry in entries:
+        table = losses_table(experiment, entry)
+        if table is not None:
+            parts.append(f"<h3>{page.text(table.title)}</h3>")
+            numbers = table_of(table, as_cards=True, with_title=False)
+            parts.append(page.row(losses_picture(experiment, entry), page.wide(numbers)))
+    return "".join(parts)
 
 
 def _f1(experiment: Experiment, entries: Sequence[Entry]) -> str:
@@ -135,9 +136,7 @@ def _owners(entries: Sequence[Entry]) -> str:
     for entry in entries:
         table = owner_table(entry) if entry.variant == summary.VARIANT else None
         if table is not None:
-            parts += [f"<h3>{page.text(table.title)}</h3>", page.paragraph(page.text(table.note), "soft")]
-            parts += [
-                owner_picture(entry),
-                page.details("As numbers", table_of(table, with_title=False, as_cards=True)),
-            ]
+            parts.append(f"<h3>{page.text(table.title)}</h3>")
+            numbers = table_of(table, as_cards=True, with_title=False)
+            parts.append(page.row(owner_picture(entry), page.wide(numbers)))
     return "".join(parts)

@@ -29,7 +29,8 @@ def losses_picture(experiment: Experiment, entry: Entry) -> str:
             found = [run[after]["metrics"]["losses_after"].get(task) for run in runs]
             known = [value for value in found if value is not None]
             values.append(statistics.fmean(known) if known else None)
-            spread.append((min(known), max(known)) if known else None)
+            is_first = bool(known) and task in stages[after].split("+")  # after that nothing changes
+            spread.append((min(known), max(known)) if is_first else None)
         own.append(Line(task, tuple(values), colour_of(number), spread=tuple(spread), marker=number))
         if task in final:
             at_end = (*[None] * (len(stages) - 1), final[task])

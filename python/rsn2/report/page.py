@@ -51,28 +51,29 @@ td:last-child, th:last-child { padding-right: 0; }
 .key svg { display: inline-block; vertical-align: -3px; margin-right: 5px; }
 h3 { font-size: 16px; line-height: 1.35; margin: 26px 0 4px; }
 small { font-size: 12px; color: var(--soft); display: block; line-height: 1.25; }
-td.yes { color: var(--good); font-weight: 600; } td.no { color: var(--bad); font-weight: 600; }
+.note { font-size: 14px; line-height: 1.45; }
 tr.group th { text-align: left; padding: 14px 0 4px; border-bottom: 1px solid var(--line); }
 nav { display: flex; flex-wrap: wrap; gap: 6px 8px; margin: 16px 0; font-size: 14px; }
 nav a { border: 1px solid var(--line); border-radius: 14px; padding: 3px 11px; color: inherit; text-decoration: none; }
 nav a:hover, nav a:focus-visible { border-color: var(--accent); color: var(--accent); }
-details { margin: 8px 0 12px; } summary { cursor: pointer; font-size: 14px; color: var(--soft); }
 footer { margin-top: 48px; padding-top: 12px; border-top: 1px solid var(--line); color: var(--soft); font-size: 13px; }
-@media (max-width: 480px) { th, td { padding: 5px 6px; } td:first-child { min-width: 104px; }
+@media (max-width: 480px) { th, td { padding: 5px 4px; } th:first-child, td:first-child { min-width: 84px; }
   table { font-size: 13px; } h1 { font-size: 23px; }
-  table.cards, .cards tbody, .cards tr, .cards td, .cards th { display: block; width: 100%; }
+  table.cards, .cards tbody, .cards td, .cards th { display: block; width: 100%; }
   .cards thead { display: none; }
-  .cards tr { border-bottom: 2px solid var(--line); padding: 6px 0; }
-  .cards tr.group { border-bottom: 0; padding: 0; }
-  .cards td { display: flex; justify-content: space-between; gap: 12px; padding: 1px 0; border: 0; min-width: 0; }
+  .cards tr { display: grid; grid-template-columns: 1fr 1fr; gap: 1px 10px; border-bottom: 2px solid var(--line);
+    padding: 6px 0; }
+  .cards tr.group { display: block; border-bottom: 0; padding: 0; }
+  .cards td { display: flex; justify-content: space-between; gap: 6px; padding: 1px 0; border: 0; min-width: 0;
+    white-space: normal; }
   .cards td::before { content: attr(data-heading); color: var(--soft); text-align: left; }
-  .cards td:first-child { font-weight: 600; } .cards td:first-child::before { content: none; } }
+  .cards td:first-child { font-weight: 600; grid-column: 1 / -1; } .cards td:first-child::before { content: none; } }
 @media print { :root { --page: #fff; --ink: #000; --soft: #444; --line: #bbb; --panel: #fff; --good: #00694d;
   --bad: #a33b00; --accent: #0072B2; --neutral: #8d97a3; }
   body { font-size: 11pt; } main { max-width: none; padding: 0; }
-  figure, table, .tile { break-inside: avoid; } h2 { break-after: avoid; } .scroll { overflow: visible; }
-  details::details-content { content-visibility: visible; display: block; height: auto; }
-  summary { list-style: none; } nav { display: none; } }
+  table { font-size: 11.5px; } small { font-size: 10.5px; } th, td { padding: 3px 5px; } td { white-space: normal; }
+  figure, tr, .tile { break-inside: avoid; } h2, h3, tr.group { break-after: avoid; } .scroll { overflow: visible; }
+  nav { display: none; } }
 """
 
 
@@ -163,11 +164,6 @@ def numbered_key(items: Sequence[tuple[str, str]]) -> str:
 def drawn_key(items: Sequence[tuple[str, str]]) -> str:
     """What markers mean: ``(an <svg>, words)``."""
     return f'<ul class="key">{"".join(f"<li>{svg}{text(words)}</li>" for svg, words in items)}</ul>'
-
-
-def details(summary: str, *parts: str) -> str:
-    """What is shown when it is asked for; on paper it always is."""
-    return f"<details><summary>{text(summary)}</summary>{''.join(parts)}</details>"
 
 
 def contents(items: Sequence[tuple[str, str]]) -> str:

@@ -30,7 +30,7 @@ def tables(experiment: Experiment, results: Results) -> list[Table]:
     made += [losses_table(experiment, entry) for entry in entries]
     made += [f1_table(column, entries) for column in experiment.columns if column.class_names]
     made += [owner_table(entry) for entry in entries if entry.variant == summary.VARIANT]
-    made += [size_table(experiment, entries), cost_table(entries)]
+    made += [size_table(experiment, entries), cost_table(experiment, entries)]
     return [table for table in made if table is not None]
 
 

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import statistics
 
-from rsn2.experiments import PAPER, load_experiment
+from rsn2.experiments import PAPER, load_experiment, published
 from rsn2.experiments.experiment import Column, Experiment
 from rsn2.report import page
-from rsn2.report.charts import Dot, marker, picture
+from rsn2.report.charts import Bar, Dot, bars, marker, picture
 from rsn2.report.costs import megabytes, num_file_bytes, num_weights, per_network, training_seconds, whole
 from rsn2.report.entries import Entry, Results
 from rsn2.report.plots import dots
@@ -133,6 +133,29 @@ def against_targets(results: Results) -> str:
         "before the task is the experiment's. The MSE of Boston housing is in the table."
     )
     return page.figure(shown + dots("Accuracy above the target", rows, "points above the target", "target"), caption)
+
+
+def file_shares(results: Results) -> str:
+    """The file of one network beside the files of one dense network per task (HTML); nothing where none is finished."""
+    items = []
+    for experiment in map(load_experiment, PAPER):
+        ours, control = (per_network(entry, num_file_bytes) for entry in pair_of(experiment, results))
+        if ours and control:
+            share = 100 * ours / control
+            label = f"{experiment.name}: {megabytes(ours)} MB beside {megabytes(control)} MB"
+            items.append(Bar(label, ((share, OURS, label),), f"{share:.0f} %"))
+        if experiment.name in published.FILE_MEGABYTES:
+            one, several = published.FILE_MEGABYTES[experiment.name]
+            label = f"{experiment.name} in the paper: {one:g} MB beside {several:g} MB"
+            items.append(Bar(label, ((100 * one / several, PUBLISHED, label),), f"{100 * one / several:.0f} %",
+                             outlined=True))  # fmt: skip
+    if all(item.outlined for item in items):
+        return ""
+    caption = (
+        "The file of one network for all tasks as a share of the files of one dense network per task: shorter is "
+        "better. In exp1 all tasks have the same data, for which there is one dense network."
+    )
+    return page.figure(bars("Files of ours as a share of dense networks' files", items), caption)
 
 
 def _short(name: str) -> str:
