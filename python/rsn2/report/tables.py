@@ -144,7 +144,7 @@ def f1_table(column: Column, entries: Sequence[Entry]) -> Table | None:
         if scores:
             columns.append((label, [f"{score:.2f}" for score in scores]))
     rows = tuple((name, *(scores[number] for _, scores in columns)) for number, name in enumerate(column.class_names))
-    title = f"{column.task[:1].upper()}{column.task[1:]}: F1 per class"
+    title = f"{column.title.split(',')[0]}: F1 per class"
     return Table(title, ("class", *(label for label, _ in columns)), rows, "Mean over seeds.")
 
 
@@ -175,10 +175,8 @@ def kept_bits(runs: Sequence[Sequence[dict[str, Any]]]) -> str:
     later = [line for run in runs for line in run[1:]]
     same = sum(line["metrics"].get("outputs_of_earlier_tasks") == "the same bits" for line in later)
     if same == len(later):
-        return (
-            f"In each of the {same} later stages every output of every earlier task on the test rows had the same bits "
-            "before and after training."
-        )
+        which = "In the later stage" if same == 1 else f"In each of the {same} later stages"
+        return f"{which} every output of every earlier task on the test rows had the same bits before and after it."
     return f"Only {same} of {len(later)} later stages compared the outputs of earlier tasks bit by bit."
 
 

@@ -116,3 +116,49 @@ def test_markdown_table():
     assert markdown.table(["a", "b"], [["x|y", "1"]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |\n"
     with pytest.raises(ValueError, match="every row must have 2 cells"):
         markdown.table(["a", "b"], [["x"]])
+
+
+def test_parts_of_a_bar_are_numbered_where_there_is_room():
+    bar = Bar("a", ((50.0, "#0072B2", "x"), (1.0, "#E69F00", "y"), (49.0, "#E69F00", "z")), "", numbers=("1", "2", "3"))
+    words = [(t.text, t.get("fill")) for t in parsed(charts.bars("t", [bar])).iter(f"{SVG}text")]
+    assert words[:3] == [("a", None), ("1", "#fff"), ("3", "#000")]
+
+
+def test_markers_differ_by_shape():
+    drawn = {charts.marker(shape, 50, 50, "#000000") for shape in range(7)}
+    assert len(drawn) == 7 and charts.marker(7, 50, 50, "#000000") in drawn
+    assert 'fill="none"' in charts.marker(0, 0, 0, "#000000", hollow=True)
+
+
+def test_a_hollow_line_is_markers_only():
+    line = Line("", (1.0, 2.0), "#123456", hollow=True)
+    svg = parsed(charts.lines("t", ["1", "2"], [line], "loss"))
+    assert not [p for p in svg.iter(f"{SVG}path") if p.get("stroke") == "#123456"]
+    assert len(list(svg.iter(f"{SVG}circle"))) == 2
+
+
+def test_a_spread_is_drawn_where_there_is_one():
+    line = Line("x", (1.0, 2.0, 3.0), "#123456", spread=((0.5, 1.5), None, (3.0, 3.0)))
+    svg = parsed(charts.lines("t", ["1", "2", "3"], [line], "loss"))
+    assert sum(p.get("stroke-width") == "1.5" for p in svg.iter(f"{SVG}path")) == 1
+
+
+def test_the_axis_starts_where_it_is_asked_to():
+    svg = parsed(charts.lines("t", ["1"], [Line("x", (95.0,), "#0")], "accuracy", lowest=90.0))
+    words = [t.text for t in svg.iter(f"{SVG}text")]
+    assert "90" in words and "0" not in words
+
+
+@pytest.mark.parametrize(("low", "high"), [(0.0, 1.0), (-0.3, 2.9), (60.0, 98.7), (0.0, 0.0), (0.0, 5000.0)])
+def test_ticks_are_round_and_span_the_values(low, high):
+    marks, digits = charts.ticks(low, high)
+    assert marks[0] <= low and marks[-1] >= high and 2 <= len(marks) <= 7
+    assert all(float(f"{mark:.{digits}f}") == pytest.approx(mark) for mark in marks)
+
+
+def test_many_labels_stay_above_the_axis():
+    names = "abcdefgh"
+    svg = parsed(charts.lines("t", ["1", "2"], [Line(name, (0.0, 0.0), "#0") for name in names], "loss", at_least=1.0))
+    heights = sorted(float(t.get("y")) for t in svg.iter(f"{SVG}text") if t.text in names)
+    assert len(heights) == 8 and heights[-1] < 250 - 36 + 12
+    assert all(after - before >= charts.TEXT_SIZE for before, after in zip(heights, heights[1:], strict=False))

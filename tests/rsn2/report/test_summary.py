@@ -1,0 +1,69 @@
+"""The eight experiments in one table."""
+
+from __future__ import annotations
+
+import pytest
+
+from rsn2.experiments import PAPER, load_experiment
+from rsn2.report.entries import Results
+from rsn2.report.summary import against_targets, file_shares, main_table, size_and_time_table
+
+
+def row_of(table, experiment: str, task: str) -> tuple[str, ...]:
+    return next(
+        row for group, row in zip(table.groups, table.rows, strict=True) if (group, row[0]) == (experiment, task)
+    )
+
+
+def test_every_task_has_a_row_whether_it_was_run_or_not(exp3_lines):
+    table = main_table(Results(exp3_lines))
+    assert len(table.rows) == sum(len(load_experiment(name).columns) for name in PAPER)
+    assert row_of(table, "exp3", "Digits, %") == (
+        "Digits, %", "97.50 (97.00 to 98.00, 2 seeds)", "99.25 (99.00 to 99.50, 2 seeds)", "−1.75", "≥ 97.2",
+        "✓ reached", "97", "97",
+    )  # fmt: skip
+    assert row_of(table, "exp8", "Age, %") == ("Age, %", "–", "–", "–", "≥ 52", "not run", "55", "32")
+
+
+def test_a_miss_is_shown_as_a_miss(line):
+    lines = [line("exp5", "ours", task, accuracy=0.9) for task in ("digits", "fashion", "boston")]
+    lines[2]["metrics"]["tasks"]["boston"]["mse"] = 0.02
+    table = main_table(Results(lines))
+    assert row_of(table, "exp5", "Digits, %")[5] == "✗ missed by 7.00"
+    assert row_of(table, "exp5", "Boston, MSE")[1:6] == ("0.0200 (one seed)", "–", "–", "≤ 0.017", "✗ missed by 0.0030")
+    assert row_of(table, "exp5", "Fashion, %")[5] == "✓ reached"
+
+
+def test_controls_come_from_other_experiments(exp3_lines, line):
+    table = main_table(Results([*exp3_lines, line("exp7", "ours", "digits", accuracy=0.98)]))
+    assert row_of(table, "exp7", "Digits, %")[1:4] == ("98.00 (one seed)", "99.25 (99.00 to 99.50, 2 seeds)", "−1.25")
+
+
+def test_smoke_runs_are_not_judged(line):
+    table = main_table(Results([line("exp3", "ours", "digits", smoke=True)]))
+    assert row_of(table, "exp3", "Digits, %")[5] == "smoke run" and "not judged" in table.note
+
+
+def test_sizes_and_seconds(exp3_lines):
+    table = size_and_time_table(Results(exp3_lines))
+    assert table.rows[2] == ("exp3", "200", "200", "2", "0.0010", "0.0020", "0.50", "42", "40")
+    assert table.rows[0] == ("exp1", *["–"] * 8)
+
+
+def test_pictures_show_full_runs(exp3_lines, line, parsed, svg_of):
+    results = Results(exp3_lines)
+    words = [text.text for text in parsed(svg_of(against_targets(results))).iter("{http://www.w3.org/2000/svg}text")]
+    assert "3 digits" in words and "3 fashion" in words and "target" in words
+    titles = [t.text for t in parsed(svg_of(against_targets(results))).iter("{http://www.w3.org/2000/svg}title")]
+    assert "ours: +0.30" in titles and "dense control: +2.05" in titles and "paper: -0.20" in titles
+    assert "exp3: 0.0010 MB beside 0.0020 MB" in file_shares(results) and "50 %" in file_shares(results)
+    smoke = Results([line("exp3", "ours", "digits", smoke=True)])
+    assert against_targets(smoke) == "" and file_shares(smoke) == ""
+
+
+@pytest.mark.parametrize("name", PAPER)
+def test_names_fit_beside_the_dots(name):
+    from rsn2.report.summary import _short
+
+    for column in load_experiment(name).columns:
+        assert len(f"1 {_short(column.title.split(',')[0])}") <= 16
