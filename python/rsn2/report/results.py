@@ -16,12 +16,13 @@ from rsn2.report.owners import owner_table
 from rsn2.report.tables import Table, drawn_by, f1_table, figure_table, losses_table, results_table
 
 
-def tables(experiment: Experiment, results: Results) -> list[Table]:
-    """Every table of an experiment.
+def tables(experiment: Experiment, lines: Sequence[dict[str, Any]]) -> list[Table]:
+    """Every table of an experiment, from the lines of all experiments (some train another one's controls).
 
     Raises:
         ValueError: there is no line of this experiment.
     """
+    results = Results(lines)
     if not results.of(experiment):
         raise ValueError(f"tables: there must be results of {experiment.name}, got none")
     entries = results.entries(experiment)
@@ -37,7 +38,7 @@ def tables(experiment: Experiment, results: Results) -> list[Table]:
 def as_markdown(experiment: Experiment, lines: Sequence[dict[str, Any]]) -> str:
     """The experiment's tables as Markdown."""
     parts = [f"# {experiment.name}: {experiment.title}\n", experiment.description + "\n"]
-    for table in tables(experiment, Results(lines)):
+    for table in tables(experiment, lines):
         parts += _parts_of(table)
     return "\n".join(parts)
 

@@ -24,7 +24,7 @@ def test_it_needs_nothing_else(page):
 
 
 def test_it_shows_every_table(page, exp3, exp3_lines):
-    for table in results.tables(exp3, Results(exp3_lines)):
+    for table in results.tables(exp3, exp3_lines):
         assert text(table.title) in page
         for cell in (cell for row in table.rows for cell in row):
             assert html.cell_of(cell) in page

@@ -7,7 +7,6 @@ import json
 import pytest
 
 from rsn2.experiments import load_experiment
-from rsn2.report.entries import Results
 from rsn2.report.results import as_markdown, main_table_as_markdown, tables, write_markdown, write_report
 
 
@@ -16,14 +15,14 @@ def write(folder, name, lines):
 
 
 def test_tables_of_an_experiment(exp3, exp3_lines):
-    titles = [table.title for table in tables(exp3, Results(exp3_lines))]
+    titles = [table.title for table in tables(exp3, exp3_lines)]
     assert titles == ["Results", "Test losses after each stage: ours", "Digits: F1 per class", "Fashion: F1 per class",
                       "Who owns which weights: ours", "Size", "Cost"]  # fmt: skip
 
 
 def test_no_tables_of_nothing(exp3_lines):
     with pytest.raises(ValueError, match="must be results of exp4, got none"):
-        tables(load_experiment("exp4"), Results(exp3_lines))
+        tables(load_experiment("exp4"), exp3_lines)
 
 
 def test_markdown_of_an_experiment_uses_the_whole_folder(tmp_path, exp3_lines, line):
