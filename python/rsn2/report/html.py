@@ -11,7 +11,7 @@ from rsn2.experiments.experiment import Experiment
 from rsn2.report import costs, page, summary
 from rsn2.report.entries import Entry, Results
 from rsn2.report.losses import losses_picture
-from rsn2.report.owners import owner_picture, owner_table
+from rsn2.report.owners import authors_table, owner_picture, owner_table
 from rsn2.report.plots import draw
 from rsn2.report.tables import (
     MISSED,
@@ -109,6 +109,8 @@ def _experiment(experiment: Experiment, results: Results) -> str:
             ),
         ]
     parts += [_losses(experiment, entries), _f1(experiment, entries), _owners(entries)]
+    counted = [authors_table(entry) for entry in entries]
+    parts += [table_of(table, as_cards=True) for table in counted if table is not None]
     size, cost = costs.size_table(experiment, entries), costs.cost_table(experiment, entries)
     parts += [table_of(table, as_cards=True) for table in (size, cost) if table is not None]
     return page.section(f"{experiment.name}: {experiment.title}", *parts, anchor=experiment.name)

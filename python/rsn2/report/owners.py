@@ -6,10 +6,13 @@ from dataclasses import dataclass
 
 from rsn2.report import charts, page
 from rsn2.report.charts import Bar
+from rsn2.report.costs import num_weights
 from rsn2.report.entries import Entry
 from rsn2.report.owner_picture import FREE_COLOUR
 from rsn2.report.plots import colour_of
 from rsn2.report.tables import Table
+
+_COUNTS = ("of several tasks", "of none", "all")  # what the authors' rule is counted by besides the tasks
 
 
 @dataclass(frozen=True)
@@ -67,12 +70,32 @@ def owner_table(entry: Entry) -> Table | None:
     sums = [sum(layer.owned.get(owner, 0) for layer in layers) for owner in owners]
     rows.append(("all", f"{sign}{total:,}", *(f"{number:,}" for number in sums), f"{sign}{free:,}"))
     note = f"{100 * (1 - free / total):.1f} % of the weights are owned; no weight has two owners."
+    if sum(sums) > num_weights(entry.networks()[0][-1]):
+        note = "Tasks that share weights are not known of these results: shared weights are counted for each of them."
     if any("+" in owner for owner in owners):
         note += " Tasks joined by + share what they own."
     if sign:
         note += " Sizes of layers (≈) are computed from the share that each task claims."
     headings = ("layer", "weights", *(owner.replace("+", " + ") for owner in owners), "free")
     return Table(f"Who owns which weights: {entry.title}", headings, tuple(rows), note)
+
+
+def authors_table(entry: Entry) -> Table | None:
+    """What the rule of the authors' code would choose; None where it was not counted."""
+    found = [line["metrics"]["authors_selection"] for line in entry.lines if "authors_selection" in line["metrics"]]
+    if not found:
+        return None
+    names = list(dict.fromkeys(name for counts in found[-1].values() for name in counts if name not in _COUNTS))
+    rows = [
+        (layer, *(f"{counts[name]:,}" if name in counts else "" for name in (_COUNTS[2], *names, *_COUNTS[:2])))
+        for layer, counts in found[-1].items()
+    ]
+    return Table(
+        f"{entry.title[:1].upper()}{entry.title[1:]}",
+        ("layer", "weights", *names, *_COUNTS[:2]),
+        tuple(rows),
+        f"Before training, seed {entry.lines[-1]['seed']}. Networks here cannot hold weights of several tasks.",
+    )
 
 
 def owner_picture(entry: Entry) -> str:

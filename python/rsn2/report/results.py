@@ -12,7 +12,7 @@ from rsn2.experiments.records import read_lines
 from rsn2.report import html, summary
 from rsn2.report.costs import cost_table, size_table
 from rsn2.report.entries import Results
-from rsn2.report.owners import owner_table
+from rsn2.report.owners import authors_table, owner_table
 from rsn2.report.tables import Table, drawn_by, f1_table, figure_table, losses_table, results_table
 
 
@@ -31,6 +31,7 @@ def tables(experiment: Experiment, lines: Sequence[dict[str, Any]]) -> list[Tabl
     made += [losses_table(experiment, entry) for entry in entries]
     made += [f1_table(column, entries) for column in experiment.columns if column.class_names]
     made += [owner_table(entry) for entry in entries if entry.variant == summary.VARIANT]
+    made += [authors_table(entry) for entry in entries]
     made += [size_table(experiment, entries), cost_table(experiment, entries)]
     return [table for table in made if table is not None]
 

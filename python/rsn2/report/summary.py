@@ -34,16 +34,20 @@ def pair_of(experiment: Experiment, results: Results) -> tuple[Entry | None, Ent
 
 def main_table(results: Results) -> Table:
     """Every task of the eight experiments; a dash where nothing was run."""
-    rows, groups, has_smoke = [], [], False
+    rows, groups, has_smoke, several = [], [], False, []
     for experiment in map(load_experiment, PAPER):
         ours, control = pair_of(experiment, results)
         has_smoke |= ours is not None and ours.is_smoke
+        if ours is not None and sum(entry.variant == VARIANT for entry in results.entries(experiment)) > 1:
+            several.append(experiment.name)
         for column in experiment.columns:
             groups.append(experiment.name)
             rows.append(_main_row(column, ours, control))
     note = "Mean over seeds (smallest to largest). MSE: lower is better."
     if has_smoke:
         note += " Smoke runs, which show nothing about accuracy, are marked and not judged."
+    if several:
+        note += f" {', '.join(several)}: run with several settings, of which the last are here and all in its section."
     headings = ("task", "ours", "dense control", "ours − control", "target", "verdict", "paper", "paper's control")
     return Table("The paper's eight experiments", headings, tuple(rows), note, tuple(groups), "experiment")
 

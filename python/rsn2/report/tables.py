@@ -105,6 +105,7 @@ def short_title(entry: Entry) -> str:
 
 def results_table(experiment: Experiment, entries: Sequence[Entry]) -> Table:
     """What was measured, one row per column of the experiment; the other way round where there are many variants."""
+    entries = [e for e in entries if any(e.values(c.task, c.metric) for c in experiment.columns)]
     columns, has_paper = experiment.columns, any(column.published is not None for column in experiment.columns)
     num_judged = sum(any((c.expected or {}).get(entry.variant) is not None for c in columns) for entry in entries)
     parts: list[tuple[str, list[str]]] = []

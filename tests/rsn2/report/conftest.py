@@ -58,8 +58,11 @@ def exp3_lines() -> list[dict[str, Any]]:
     for seed in (0, 1):
         own = {"accuracy": 0.97 + 0.01 * seed, "seed": seed}
         dense = {"accuracy": 0.99 + 0.005 * seed, "seed": seed}
-        sizes = {"owned_per_slot": {"hidden": {"digits": 100, "fashion": 100}}, "weights_per_layer": {"hidden": 1000},
-                 "owned_weights": 200}  # fmt: skip
+        sizes = {
+            "owned_per_slot": {"hidden": {"digits": 100, "fashion": 100}},
+            "weights_per_layer": {"hidden": 1000},
+            "owned_weights": 200,
+        }
         found += [
             _line("exp3", "ours", "digits", **own),
             _line("exp3", "ours", "fashion", losses={"fashion": 0.5, "digits": 0.25}, **sizes, **own),

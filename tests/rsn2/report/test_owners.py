@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from rsn2.report.entries import Results
-from rsn2.report.owners import layers_of, owner_picture, owner_table
+from rsn2.report.owners import authors_table, layers_of, owner_picture, owner_table
+from rsn2.report.results import tables
 
 
 def test_shares_of_each_layer(exp3, exp3_lines):
@@ -32,10 +33,12 @@ def test_lines_without_sizes_of_layers_say_about_how_large_they_are(exp3, exp3_l
         found["metrics"].pop("weights_per_layer", None)
         found["metrics"].pop("owned_per_slot", None)
         found["metrics"]["owned_per_layer"] = {"hidden": {"digits": 99, "fashion": 99}}
+        found["metrics"]["bytes"]["values"] = 4 * 198
     (layer,) = layers_of(Results(exp3_lines).entries(exp3)[0])
     assert (layer.num_weights, layer.num_free, layer.is_exact) == (990, 792, False)
     table = owner_table(Results(exp3_lines).entries(exp3)[0])
     assert table.rows[0][1] == "≈ 990" and "computed from the share" in table.note
+    assert "no weight has two owners" in table.note
 
 
 def test_bars_show_each_owner_by_number_and_colour(exp3, exp3_lines, parsed, svg_of):
@@ -45,3 +48,26 @@ def test_bars_show_each_owner_by_number_and_colour(exp3, exp3_lines, parsed, svg
     words = [text.text for text in parsed(svg_of(drawn)).iter("{http://www.w3.org/2000/svg}text")]
     assert words == ["hidden: 1,000", "1", "2", "20 %"]
     assert ">1</i>digits" in drawn and ">2</i>fashion" in drawn
+
+
+def test_lines_that_do_not_say_who_shares_are_not_summed_up(exp3, exp3_lines):
+    metrics = exp3_lines[1]["metrics"]
+    del metrics["owned_per_slot"]
+    metrics["owned_per_layer"] = {"hidden": {"digits": 100, "fashion": 100}}
+    assert metrics["bytes"]["values"] == 4 * 100, "one weight's value for two tasks"
+    note = owner_table(Results(exp3_lines).entries(exp3)[0]).note
+    assert "counted for each" in note and "no weight has two owners" not in note
+
+
+def test_masks_of_the_authors_rule(exp3, exp3_lines, line):
+    counts = {"hidden": {"digits": 100, "fashion": 1000, "of several tasks": 100, "of none": 0, "all": 1000}}
+    counted = line("exp3", "authors", "selection")
+    counted["metrics"] = {"tasks": {}, "authors_selection": counts}
+    entry = next(e for e in Results([*exp3_lines, counted]).entries(exp3) if e.variant == "authors")
+    table = authors_table(entry)
+    assert table.headings == ("layer", "weights", "digits", "fashion", "of several tasks", "of none")
+    assert table.rows == (("hidden", "1,000", "100", "1,000", "100", "0"),)
+    assert authors_table(Results(exp3_lines).entries(exp3)[0]) is None
+    titles = [table.title for table in tables(exp3, [*exp3_lines, counted])]
+    assert table.title in titles
+    assert "authors" not in " ".join(tables(exp3, [*exp3_lines, counted])[0].headings)

@@ -67,3 +67,10 @@ def test_names_fit_beside_the_dots(name):
 
     for column in load_experiment(name).columns:
         assert len(f"1 {_short(column.title.split(',')[0])}") <= 16
+
+
+def test_several_settings_are_not_hidden(exp3_lines, line):
+    older = line("exp3", "ours", "digits", accuracy=0.5, settings_hash="older")
+    table = main_table(Results([older, *exp3_lines]))
+    assert row_of(table, "exp3", "Digits, %")[1].startswith("97.50") and "exp3: run with several settings" in table.note
+    assert "several settings" not in main_table(Results(exp3_lines)).note
