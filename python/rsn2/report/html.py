@@ -98,7 +98,7 @@ def _same_bits(results: Results) -> str:
 
 def _experiment(experiment: Experiment, results: Results) -> str:
     entries = results.entries(experiment)
-    parts = [page.paragraph(page.text(part)) for part in experiment.description.split("\n\n")]
+    parts = [page.paragraph(_described(part)) for part in experiment.description.split("\n\n")]
     parts.append(table_of(results_table(experiment, entries), as_cards=True))
     for figure in drawn_by(experiment, results):
         parts += [
@@ -114,6 +114,11 @@ def _experiment(experiment: Experiment, results: Results) -> str:
     size, cost = costs.size_table(experiment, entries), costs.cost_table(experiment, entries)
     parts += [table_of(table, as_cards=True) for table in (size, cost) if table is not None]
     return page.section(f"{experiment.name}: {experiment.title}", *parts, anchor=experiment.name)
+
+
+def _described(words: str) -> str:
+    """Words as HTML; what stands between backticks is code, as in Markdown."""
+    return re.sub("`([^`]+)`", r"<code>\1</code>", page.text(words))
 
 
 def _losses(experiment: Experiment, entries: Sequence[Entry]) -> str:

@@ -57,7 +57,7 @@ nav { display: flex; flex-wrap: wrap; gap: 6px 8px; margin: 16px 0; font-size: 1
 nav a { border: 1px solid var(--line); border-radius: 14px; padding: 3px 11px; color: inherit; text-decoration: none; }
 nav a:hover, nav a:focus-visible { border-color: var(--accent); color: var(--accent); }
 footer { margin-top: 48px; padding-top: 12px; border-top: 1px solid var(--line); color: var(--soft); font-size: 13px; }
-@media (max-width: 480px) { th, td { padding: 5px 4px; } th:first-child, td:first-child { min-width: 84px; }
+@media (max-width: 480px) { th, td { padding: 5px 3px; } th:first-child, td:first-child { min-width: 78px; }
   table { font-size: 13px; } h1 { font-size: 23px; }
   table.cards, .cards tbody, .cards td, .cards th { display: block; width: 100%; }
   .cards thead { display: none; }
@@ -66,12 +66,15 @@ footer { margin-top: 48px; padding-top: 12px; border-top: 1px solid var(--line);
   .cards tr.group { display: block; border-bottom: 0; padding: 0; }
   .cards td { display: flex; justify-content: space-between; gap: 6px; padding: 1px 0; border: 0; min-width: 0;
     white-space: normal; }
+  .cards td:has(> div:empty) { display: none; }
   .cards td::before { content: attr(data-heading); color: var(--soft); text-align: left; }
   .cards td:first-child { font-weight: 600; grid-column: 1 / -1; } .cards td:first-child::before { content: none; } }
 @media print { :root { --page: #fff; --ink: #000; --soft: #444; --line: #bbb; --panel: #fff; --good: #00694d;
   --bad: #a33b00; --accent: #0072B2; --neutral: #8d97a3; }
   body { font-size: 11pt; } main { max-width: none; padding: 0; }
   table { font-size: 11.5px; } small { font-size: 10.5px; } th, td { padding: 3px 5px; } td { white-space: normal; }
+  .row { gap: 8px 20px; } .row > .wide { flex-basis: 300px; min-width: min-content; }
+  th:first-child, td:first-child { min-width: 64px; }
   figure, tr, .tile { break-inside: avoid; } h2, h3, tr.group { break-after: avoid; } .scroll { overflow: visible; }
   nav { display: none; } }
 """

@@ -77,3 +77,8 @@ def test_without_an_experiment_of_the_paper_there_is_no_overview(exp3, exp3_line
 def test_smoke_runs_are_marked(line):
     page = html.render([load_experiment("exp3")], Results([line("exp3", "ours", "digits", smoke=True)]))
     assert "smoke run" in page and "<b>0 of" in page
+
+
+def test_code_in_a_description(line):
+    page = html.render([load_experiment("exp5")], Results([line("exp5", "ours", "digits")]))
+    assert "<code>paper</code> has a ReLU" in page and "`" not in page
