@@ -8,6 +8,7 @@
 namespace rsn2 {
 
 void launch_plan(const Launch& where, const Plan::Arguments& arguments);
+void launch_slot_check(const Launch& where, const SlotCheck::Arguments& arguments);
 int multiprocessors_of_device();
 
 // task_linear. `most_tiles`: the groups have no more tiles. groups.tile_rows must be one that the kernel has.

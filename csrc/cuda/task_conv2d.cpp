@@ -64,6 +64,7 @@ Tensor task_conv2d(const Tensor& x,                   // [B, C, H, W], any strid
   a.frozen_values = second.values;
   a.frozen_index = second.index;
   a.bias = bias ? bias->const_data_ptr() : nullptr;
+  a.bias_slots = bias ? int(std::min<int64_t>(bias->size(0), INT32_MAX)) : INT32_MAX;
   a.relu = activation == "relu";
   const int64_t most_items = plan.most_tiles * tiles.parts * ceil_div<int64_t>(out_channels, cut.rows);
   launch_conv_forward(numbers, device.launch(persistent_blocks(most_items, cut.blocks), cut.shared_bytes), a);

@@ -45,6 +45,8 @@ Tensor task_conv2d_grad_values(const Tensor& x,                   // [B, C, H, W
                 " with ", num_owned[i], " weights is none");
     a.num_results += num_owned[i];
   }
+  check_value(a.num_results == 0 || a.window.channels * int64_t(a.window.num_outputs) > 0, OP,
+              ": a weight without elements has no values");
   if (batch == 0) return torch::stable::new_zeros(values, {a.num_results}, values.scalar_type());
   const Tensor grads = new_tensor(values, {a.num_results}, values.scalar_type());
   if (a.num_results == 0) return grads;

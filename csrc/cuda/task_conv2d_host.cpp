@@ -5,7 +5,8 @@
 namespace rsn2 {
 namespace {
 
-constexpr int64_t MOST_PIXELS = int64_t{1} << 30;  // heights, widths and their products: kernels count in 32 bits
+constexpr int64_t MOST_PIXELS = int64_t{1} << 30;        // heights, widths and their products: kernels count in 32 bits
+constexpr int64_t MOST_ROWS = INT32_MAX - kSpanColumns;  // kernels go on to the end of a tile
 
 bool is_channels_last(const Tensor& tensor) {
   if (tensor.is_contiguous()) return false;
@@ -72,9 +73,9 @@ ConvWindow conv_window(const char* op, int64_t channels, int64_t height, int64_t
   check_numbers(op, "padding", padding, 4, 0);
   check_numbers(op, "dilation", dilation, 2, 1);
   check_numbers(op, "height and width", {height, width}, 2, 0);
-  check_value(std::max(channels, num_outputs) <= INT32_MAX && kernel_size[0] * kernel_size[1] <= INT32_MAX &&
-                  kernel_size[0] * kernel_size[1] * channels <= INT32_MAX,
-              op, ": at most ", INT32_MAX, " rows and columns of weights");
+  check_value(std::max(channels, num_outputs) <= MOST_ROWS && kernel_size[0] * kernel_size[1] <= MOST_ROWS &&
+                  kernel_size[0] * kernel_size[1] * channels <= MOST_ROWS,
+              op, ": at most ", MOST_ROWS, " rows and columns of weights");
   const auto out_size = [&](int64_t size, int d) {
     const int64_t padded = size + padding[2 * d] + padding[2 * d + 1];
     const int64_t room = padded - dilation[d] * (kernel_size[d] - 1) - 1;

@@ -110,6 +110,7 @@ void compute(const Arguments& a, ScalarType value_dtype) {
   TaskLinear<E, V> linear = {x,       a.x.stride(0), x_aligned,  weight,      frozen,        rows.groups, nullptr,
                              nullptr, nullptr,       num_inputs, num_outputs, choice.splits, a.relu};
   if (a.bias) linear.bias = static_cast<const V*>(a.bias->const_data_ptr());
+  if (a.bias) linear.bias_slots = int(std::min<int64_t>(a.bias->size(0), INT32_MAX));
   linear.y = static_cast<E*>(a.y.mutable_data_ptr());
   std::vector<Tensor> workspace;
   if (choice.splits > 1) {

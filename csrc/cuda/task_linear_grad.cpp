@@ -201,7 +201,6 @@ Tensor task_linear_grad_values(const Tensor& x,                // [B, I], any st
     return served_by_triton(OP, x, grad_y, values, positions, index, slots, wanted, num_owned);
   }
   const GatherIndex own = gather_index_of(OP, device, index);
-  check_value(O * I > 0 || values.numel() == 0, OP, ": a weight without elements has no values");
   check_value(wanted.size() == num_owned.size(), OP, ": wanted and num_owned must be equally long, got ", wanted.size(),
               " and ", num_owned.size());
   std::vector<WantedSlots> launches;
@@ -209,6 +208,7 @@ Tensor task_linear_grad_values(const Tensor& x,                // [B, I], any st
   for (size_t first = 0; first < wanted.size(); first += WantedSlots::kMost) {
     launches.push_back(wanted_slots(OP, wanted, num_owned, first, num_wanted));
   }
+  check_value(O * I > 0 || num_wanted == 0, OP, ": a weight without elements has no values");
   const Tensor grads = new_tensor(values, {num_wanted}, values.scalar_type());
   with_dtypes(OP, "x", x.scalar_type(), values.scalar_type(), [&](auto number, auto value) {
     using E = decltype(number);

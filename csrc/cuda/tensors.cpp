@@ -73,7 +73,10 @@ PlannedRows plan_rows(const char* op, const OnDevice& device, const Tensor& slot
   check_value(num_rows <= INT32_MAX, op, ": at most ", INT32_MAX, " rows, got ", num_rows);
   const int64_t* ids = slots.const_data_ptr<int64_t>();
   const int64_t full = ceil_div<int64_t>(num_rows, tile_rows);
-  if (slots.dim() == 0) return {{ids, nullptr, nullptr, nullptr, num_rows, tile_rows}, full, slots, slots};
+  if (slots.dim() == 0) {
+    if (debug_is_set()) launch_slot_check(device.launch(1), {ids, index});
+    return {{ids, nullptr, nullptr, nullptr, num_rows, tile_rows}, full, slots, slots};
+  }
 
   // Positions begin with a header of 6 words and two for each slot.
   const int64_t most_slots = std::clamp<int64_t>((positions.numel() - 6) / 2, 0, kMostSlots);

@@ -63,8 +63,9 @@ struct SlotWeights {
   RSN2_DEVICE bool owns_any() const { return table.owns_any; }
 };
 
-// slot -1, out of range, owns nothing. A slot that owns nothing has no panels; its pointers are some of the store's,
-// for a null pointer among them would hide from the compiler that they lead to global memory.
+// A slot out of range owns nothing, also one that only this store does not have. A slot that owns nothing has no
+// panels; its pointers are some of the store's, for a null pointer among them would hide from the compiler that they
+// lead to global memory.
 template <typename V>
 RSN2_DEVICE SlotWeights<V> weights_of(const PackedStore<V>& store, int slot) {
   const int32_t* words = store.index.words;
@@ -73,7 +74,7 @@ RSN2_DEVICE SlotWeights<V> weights_of(const PackedStore<V>& store, int slot) {
                             {reinterpret_cast<const uint16_t*>(words), words, false},
                             0,
                             0};
-  if (words == nullptr || slot < 0) return weights;
+  if (words == nullptr || slot < 0 || slot >= store.index.num_slots()) return weights;
   weights.table = store.index.table(slot);
   if (!weights.owns_any()) return weights;
   weights.columns = store.index.columns();

@@ -42,10 +42,28 @@ struct GatherIndex {
   RSN2_DEVICE int64_t num_panels() const { return words[4]; }
   RSN2_DEVICE int64_t num_spans() const { return words[5]; }
   RSN2_DEVICE const uint8_t* columns() const { return reinterpret_cast<const uint8_t*>(words + words[7]); }
+  // Of a slot that is there.
   RSN2_DEVICE SlotTable table(int slot) const {
     const int32_t* at = words + words[8 + slot];
     return {reinterpret_cast<const uint16_t*>(at), at + num_panels() * num_spans() * (kPanelRows / 2), at != words};
   }
+  // A slot's values; none of one that is not there.
+  RSN2_DEVICE ValueRange values_of(int slot) const {
+    if (slot < 0 || slot >= num_slots()) return {0, 0};
+    const SlotTable tiles = table(slot);
+    if (!tiles.owns_any) return {0, 0};
+    return {tiles.tile_starts[0], tiles.tile_starts[num_panels() * num_spans()]};
+  }
 };
+
+// Gradients that no value has are NaN: all of a wanted slot that is not there, and those past the values of one that
+// owns fewer than the caller said. All threads of a block.
+template <int kThreads, typename V>
+RSN2_DEVICE void spoil(V* grads, int64_t first, int64_t last) {
+  RSN2_NO_UNROLL
+  for (int64_t i = first + thread_index(); i < last; i += kThreads) {
+    grads[i] = Convert<V, float>::from(NotANumber<float>::value());
+  }
+}
 
 }  // namespace rsn2

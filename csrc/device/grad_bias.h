@@ -5,7 +5,7 @@
 // or pixels. The warps' sums are added in their order.
 #pragma once
 
-#include "platform.h"
+#include "groups.h"
 
 namespace rsn2 {
 
@@ -79,7 +79,7 @@ struct GradBias {
       if (thread_index() < kColumns && column < O) {
         A all = 0;
         for (int i = 0; i < kWarps; ++i) all += sums[i * kWarp + lane_index()];
-        a.grads[w * O + column] = all;
+        a.grads[place_in(w, O, column)] = all;
       }
       sync_threads();
     }

@@ -18,6 +18,13 @@ struct Groups {
   int tile_rows;
 };
 
+// Where a number of an array [rows, columns] lies, or of [parts, rows, columns]: in 64 bits, whatever its place is
+// reckoned from.
+RSN2_HOST_DEVICE int64_t place_in(int64_t row, int64_t row_stride, int64_t column) { return row * row_stride + column; }
+RSN2_HOST_DEVICE int64_t place_in(int64_t part, int64_t num_rows, int64_t row, int64_t num_columns, int64_t column) {
+  return place_in(part * num_rows + row, num_columns, column);
+}
+
 // Rows `first` .. `first + count` of a slot's part of the order.
 struct RowTile {
   int slot;  // -1: out of range, the results are NaN
@@ -59,6 +66,7 @@ struct RowRange {
   int64_t first, last;
 };
 RSN2_DEVICE RowRange rows_of_slot(const Groups& groups, int num_slots, int slot) {
+  if (slot < 0 || slot >= num_slots) return {0, 0};
   if (groups.offsets) return {groups.offsets[slot], groups.offsets[slot + 1]};
   return {0, checked_slot(groups.slots[0], num_slots) == slot ? groups.num_rows : 0};
 }

@@ -1,4 +1,5 @@
-// The plan of a mixed batch: a stable counting sort of its rows by slot, in one block.
+// The plan of a mixed batch: a stable counting sort of its rows by slot, in one block. A batch of one slot needs none,
+// only, under RSN2_DEBUG=1, a look at the slot.
 //
 // All threads count; one warp sums the counts; then chunks of one row for each thread are placed, warp after warp, so
 // that the order of a slot's rows is theirs in the batch and every run gives the same.
@@ -10,6 +11,8 @@
 namespace rsn2 {
 
 constexpr int kMostSlots = 4096;
+
+RSN2_DEVICE void stop_out_of_range() { fail("slots: an id is out of range"); }
 
 struct Plan {
   struct Arguments {
@@ -56,7 +59,7 @@ struct Plan {
  private:
   static RSN2_DEVICE int group_of(const Arguments& a, int T, int64_t i) {
     const int slot = checked_slot(a.slots[i * a.slots_stride], T);
-    if (slot < 0 && a.debug) fail("slots: an id is out of range");
+    if (slot < 0 && a.debug) stop_out_of_range();
     return slot < 0 ? T : slot;
   }
 
@@ -65,7 +68,7 @@ struct Plan {
     int rows_before = 0, tiles_before = 0;
     for (int first = 0; first <= T; first += kWarp) {
       const int g = first + lane_index();
-      const int rows = g <= T ? cursor[g] : 0, tiles = ceil_div(rows, a.tile_rows);
+      const int rows = g <= T ? cursor[g] : 0, tiles = rows / a.tile_rows + (rows % a.tile_rows != 0);
       const int row_sum = sum_to_here(rows), tile_sum = sum_to_here(tiles);
       if (g <= T) {
         cursor[g] = a.offsets[g] = rows_before + row_sum - rows;
@@ -86,6 +89,20 @@ struct Plan {
       if (lane_index() >= distance) value += before;
     }
     return value;
+  }
+};
+
+// Stops the device when a batch's one slot is out of range.
+struct SlotCheck {
+  struct Arguments {
+    const int64_t* slot;
+    GatherIndex index;
+  };
+  static constexpr int kThreads = kWarp;
+  static constexpr int kMinBlocks = 1;
+
+  static RSN2_DEVICE void run(const Arguments& a) {
+    if (checked_slot(a.slot[0], a.index.num_slots()) < 0) stop_out_of_range();
   }
 };
 

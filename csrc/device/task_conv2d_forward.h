@@ -24,6 +24,7 @@ struct ConvForwardArguments {
   const void* frozen_values;  // null: none
   GatherIndex frozen_index;
   const void* bias;  // [T, O], or null
+  int bias_slots;    // that it has rows for; no bias: INT32_MAX
   bool relu;
 };
 
@@ -33,12 +34,12 @@ RSN2_DEVICE PackedStore<V> conv_store(const Arguments& a, int store) {
   return {static_cast<const V*>(store ? a.frozen_values : a.values), store ? a.frozen_index : a.index};
 }
 
-// The result that a sum stands for. slot -1: NaN.
+// The result that a sum stands for. A slot out of range, or one that the bias does not have: NaN.
 template <typename E, typename V, typename A>
 RSN2_DEVICE E conv_result(const ConvForwardArguments& a, int slot, int64_t output, A sum) {
-  if (slot < 0) return Convert<E, A>::from(NotANumber<A>::value());
+  if (uint32_t(slot) >= uint32_t(a.bias_slots)) return Convert<E, A>::from(NotANumber<A>::value());
   if (a.bias) {
-    sum += Cast<A, V>::from(static_cast<const V*>(a.bias)[slot * int64_t(a.window.num_outputs) + output]);
+    sum += Cast<A, V>::from(static_cast<const V*>(a.bias)[place_in(slot, a.window.num_outputs, output)]);
   }
   return Convert<E, A>::from(a.relu ? positive_part(sum) : sum);
 }

@@ -33,6 +33,7 @@ struct GradValuesPiece {
   int64_t span;
   int first_row;
   int64_t first_result;  // of the slot, for this split
+  int64_t num_results;   // of the slot, as the caller counts
   RowRange images;
   int64_t first, last;  // pixels of the slot's images
 };
@@ -54,10 +55,22 @@ RSN2_DEVICE GradValuesPiece grad_values_piece(const ConvGradValuesArguments& a, 
   return {slot,
           span,
           first_row,
-          split * a.num_results + a.starts[number],
+          place_in(split, a.num_results, a.starts[number]),
+          a.starts[number + 1] - a.starts[number],
           images,
           tiles * split / a.splits * kPixels,
           least(pixels, tiles * (split + 1) / a.splits * kPixels)};
+}
+
+// Whether the slot owns anything; what the caller counts beyond that is NaN.
+template <int kThreads, typename A>
+RSN2_DEVICE bool owns_results(const ConvGradValuesArguments& a, const GradValuesPiece& piece) {
+  const ValueRange values = a.index.values_of(piece.slot);
+  const int64_t owned = values.last - values.first;
+  if (piece.span == 0 && piece.first_row == 0) {
+    spoil<kThreads>(static_cast<A*>(a.sums) + piece.first_result, owned, piece.num_results);
+  }
+  return owned > 0;
 }
 
 // On CUDA cores, every dtype. A block has 64 rows and one span: it gathers patches, a tile of pixels after the other;
@@ -80,8 +93,8 @@ struct TaskConv2dGradValues {
     const int64_t num_items = num_grad_values_pieces<kRows>(a);
     for (int64_t item = block_index(); item < num_items; item += num_blocks()) {
       const GradValuesPiece piece = grad_values_piece<kRows, kPixels>(a, item);
+      if (!owns_results<kThreads, A>(a, piece)) continue;
       const SlotWeights<V> weights = weights_of(PackedStore<V>{nullptr, a.index}, piece.slot);
-      if (!weights.owns_any()) continue;
       A* sums = static_cast<A*>(a.sums) + piece.first_result - weights.table.tile_starts[0];
       sync_threads();
       patches.set_columns(a.window, a.x_strides, piece.span);
@@ -117,6 +130,7 @@ struct TaskConv2dGradValues {
                            slot_pixel(a.groups, part.first_image, pixel, a.window.out_height, a.window.out_width));
     }
     const int64_t tile = first_row / kPanelRows * weights.num_spans + piece.span;
+    const int64_t end = weights.table.tile_starts[0] + piece.num_results;
     RSN2_NO_UNROLL
     for (int r = 0; r < kRowsOfWarp; ++r) {
       const ValueRange row = weights.table.of_row(tile, first_row % kPanelRows + r);
@@ -131,7 +145,8 @@ struct TaskConv2dGradValues {
         const bool is_mine = lane_index() < count;
         const int column = is_mine ? weights.columns[at + lane_index()] : 0;
         const A sum = sum_over_pixels(patches, column, count, grad);
-        if (is_mine) sums[at + lane_index()] = is_first ? sum : sums[at + lane_index()] + sum;
+        if (is_mine && at + lane_index() < end)
+          sums[at + lane_index()] = is_first ? sum : sums[at + lane_index()] + sum;
       }
     }
   }
@@ -183,7 +198,7 @@ struct ConvGradFinish {
     const A* sums = static_cast<const A*>(a.sums);
     for (int64_t i = block_index() * kThreads + thread_index(); i < a.num_results; i += num_blocks() * kThreads) {
       A sum = 0;
-      for (int split = 0; split < a.splits; ++split) sum += sums[split * a.num_results + i];
+      for (int split = 0; split < a.splits; ++split) sum += sums[place_in(split, a.num_results, i)];
       static_cast<V*>(a.results)[i] = Convert<V, A>::from(sum);
     }
   }

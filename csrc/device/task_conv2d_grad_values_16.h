@@ -33,7 +33,7 @@ struct TaskConv2dGradValues16 {
     const int64_t num_items = num_grad_values_pieces<kRows>(a);
     for (int64_t item = block_index(); item < num_items; item += num_blocks()) {
       const GradValuesPiece piece = grad_values_piece<kRows, kPixels>(a, item);
-      if (!a.index.table(piece.slot).owns_any) continue;
+      if (!owns_results<kThreads, float>(a, piece)) continue;
       float sums[4][4][4] = {};  // 16 rows each, 8 columns each
       sync_threads();            // the piece before has been read
       shared.patches.set_columns(a.window, a.x_strides, piece.span);
@@ -81,6 +81,7 @@ struct TaskConv2dGradValues16 {
                                const float (&sums)[4][4][4]) {
     const SlotWeights<V> weights = weights_of(PackedStore<V>{nullptr, a.index}, piece.slot);
     float* results = static_cast<float*>(a.sums) + piece.first_result - weights.table.tile_starts[0];
+    const int64_t end = weights.table.tile_starts[0] + piece.num_results;
     const int lane = lane_index(), at = lane / 4 * kSumPitch + warp_index() * 32 + lane % 4 * 2;
     RSN2_UNROLL
     for (int m = 0; m < 4; ++m) {
@@ -95,7 +96,7 @@ struct TaskConv2dGradValues16 {
       for (int row = warp_index(); row < kPanelRows; row += num_warps()) {
         const ValueRange range = weights.table.of_row(panel * weights.num_spans + piece.span, row);
         for (int64_t j = range.first + lane; j < range.last; j += kWarp) {
-          results[j] = panel_sums[row * kSumPitch + weights.columns[j]];
+          if (j < end) results[j] = panel_sums[row * kSumPitch + weights.columns[j]];
         }
       }
       sync_threads();

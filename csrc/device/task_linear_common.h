@@ -26,6 +26,7 @@ struct TaskLinear {
   int64_t num_inputs, num_outputs;
   int splits;
   bool relu;
+  int bias_slots = INT32_MAX;  // that bias has rows for
 
   RSN2_DEVICE int num_slots() const { return weight.index.num_slots(); }
 };
@@ -55,12 +56,12 @@ RSN2_DEVICE Spans spans_of(int64_t num_spans, int split, int splits) {
   return {num_spans * split / splits, num_spans * (split + 1) / splits};
 }
 
-// The result that a whole sum stands for. slot -1: NaN.
+// The result that a whole sum stands for. A slot out of range, or one that the bias does not have: NaN.
 template <typename E, typename V>
 RSN2_DEVICE E result_of(const TaskLinear<E, V>& a, int slot, int64_t output, typename TaskLinear<E, V>::Sum sum) {
   using Sum = typename TaskLinear<E, V>::Sum;
-  if (slot < 0) return Convert<E, Sum>::from(NotANumber<Sum>::value());
-  if (a.bias) sum += Cast<Sum, V>::from(a.bias[slot * a.num_outputs + output]);
+  if (uint32_t(slot) >= uint32_t(a.bias_slots)) return Convert<E, Sum>::from(NotANumber<Sum>::value());
+  if (a.bias) sum += Cast<Sum, V>::from(a.bias[place_in(slot, a.num_outputs, output)]);
   return Convert<E, Sum>::from(a.relu ? positive_part(sum) : sum);
 }
 
@@ -69,9 +70,9 @@ template <typename E, typename V>
 RSN2_DEVICE void store_sum(const TaskLinear<E, V>& a, const LinearPiece& piece, int64_t row, int64_t output,
                            typename TaskLinear<E, V>::Sum sum) {
   if (a.partial) {
-    a.partial[(piece.split * a.groups.num_rows + row) * a.num_outputs + output] = sum;
+    a.partial[place_in(piece.split, a.groups.num_rows, row, a.num_outputs, output)] = sum;
   } else {
-    a.y[row * a.num_outputs + output] = result_of(a, piece.rows.slot, output, sum);
+    a.y[place_in(row, a.num_outputs, output)] = result_of(a, piece.rows.slot, output, sum);
   }
 }
 
@@ -91,7 +92,7 @@ struct LinearFinish {
     for (int64_t i = block_index() * kThreads + thread_index(); i < count; i += num_blocks() * kThreads) {
       const int64_t row = i / linear.num_outputs;
       typename TaskLinear<E, V>::Sum sum = 0;
-      for (int split = 0; split < linear.splits; ++split) sum += linear.partial[split * count + i];
+      for (int split = 0; split < linear.splits; ++split) sum += linear.partial[place_in(split, count, i)];
       const int slot = checked_slot(linear.groups.slots[row * a.slots_stride], linear.num_slots());
       linear.y[i] = result_of(linear, slot, i - row * linear.num_outputs, sum);
     }

@@ -80,7 +80,8 @@ struct LinearFew {
   static RSN2_DEVICE void load_inputs(const Arguments& a, const RowTile& rows, int64_t span, int held, Vector* inputs) {
     int64_t at[kRows];
     RSN2_UNROLL
-    for (int r = 0; r < kRows; ++r) at[r] = row_at(a.groups, rows.first + (r < rows.count ? r : 0)) * a.x_stride;
+    for (int r = 0; r < kRows; ++r)
+      at[r] = place_in(row_at(a.groups, rows.first + (r < rows.count ? r : 0)), a.x_stride, 0);
     for (int c = thread_index(); c < held * kSpanColumns; c += kThreads) {
       const int64_t column = span * kSpanColumns + c;
       RSN2_UNROLL

@@ -16,7 +16,7 @@ struct RowMatrix {
 
   // Number `column` of a row, zero where there is none. Row -1 is none.
   RSN2_DEVICE E at(int row, int64_t column) const {
-    return row >= 0 && column < num_columns ? data[row * row_stride + column] : E{};
+    return row >= 0 && column < num_columns ? data[place_in(row, row_stride, column)] : E{};
   }
 };
 
@@ -26,7 +26,7 @@ template <typename E>
 RSN2_DEVICE void copy_eight(E* shared, const RowMatrix<E>& matrix, int row, int64_t column) {
   const bool is_there = row >= 0 && column < matrix.num_columns;
   if (!is_there || (matrix.is_aligned && column + 8 <= matrix.num_columns)) {
-    copy_async(shared, is_there ? matrix.data + row * matrix.row_stride + column : matrix.data, is_there);
+    copy_async(shared, is_there ? matrix.data + place_in(row, matrix.row_stride, column) : matrix.data, is_there);
     return;
   }
   uint32_t* words = reinterpret_cast<uint32_t*>(shared);
@@ -92,9 +92,9 @@ struct SumOfParts {
     const int64_t count = a.num_rows * a.num_columns;
     for (int64_t i = block_index() * kThreads + thread_index(); i < count; i += num_blocks() * kThreads) {
       A sum = a.parts[i];
-      for (int part = 1; part < a.num_parts; ++part) sum += a.parts[part * count + i];
+      for (int part = 1; part < a.num_parts; ++part) sum += a.parts[place_in(part, count, i)];
       const int64_t row = i / a.num_columns;
-      a.result[(a.order ? a.order[row] : row) * a.num_columns + i % a.num_columns] = Convert<E, A>::from(sum);
+      a.result[place_in(a.order ? a.order[row] : row, a.num_columns, i % a.num_columns)] = Convert<E, A>::from(sum);
     }
   }
 };

@@ -48,7 +48,7 @@ struct GradInputExact {
         if (weights.owns_any()) add_up(a, weights, row, span, part, sums + lane_index());
       }
       sync_warp();
-      const int64_t place = a.num_parts > 1 ? part * a.groups.num_rows + rows.first + thread_index() : row;
+      const int64_t place = a.num_parts > 1 ? place_in(part, a.groups.num_rows, rows.first + thread_index()) : row;
       store(a, row < 0 ? -1 : place, span * kSpanColumns, sums);
       sync_warp();
     }
@@ -100,7 +100,7 @@ struct GradInputExact {
     for (int i = 0; i < kWarp; ++i) {
       const int64_t to_place = shuffle(place, i);
       if (to_place < 0) continue;
-      E* to = result + to_place * K + first_column;
+      E* to = result + place_in(to_place, K, first_column);
       for (int c = lane_index(); c < least<int64_t>(kSpanColumns, K - first_column); c += kWarp) {
         to[c] = sums[c * kPitch + i];
       }

@@ -137,7 +137,7 @@ struct GradInputTiles {
     const int64_t K = a.own.index.num_columns();
     const int64_t column = first_column + warp_index() * kColumnsOfWarp + lane_index() / 4;
     const int row = lane_index() % 4 * 2;
-    float* to = a.parts + (part * a.groups.num_rows + rows.first) * K + column;
+    float* to = a.parts + place_in(part, a.groups.num_rows, rows.first, K, column);
     RSN2_UNROLL
     for (int n = 0; n < 2 * kPairs; ++n) {
       RSN2_UNROLL
@@ -169,7 +169,7 @@ struct GradInputTiles {
     const int64_t K = a.own.index.num_columns(), column = first_column + lane_index() * 8;
     for (int i = warp_index(); i < rows.count; i += kThreads / kWarp) {
       const E* numbers = from + i * kPitch + lane_index() * 8;
-      E* to = a.grad_x + row_at(a.groups, rows.first + i) * K + column;
+      E* to = a.grad_x + place_in(row_at(a.groups, rows.first + i), K, column);
       if (K % 8 == 0 && column < K) {
         *reinterpret_cast<SixteenBytes*>(to) = *reinterpret_cast<const SixteenBytes*>(numbers);
       } else {

@@ -75,14 +75,17 @@ struct GradValuesExact {
       const int64_t item = i / a.num_parts;
       const int part = int(i % a.num_parts);
       const int w = int(item / (row_blocks * spans)), slot = a.wanted.slots[w];
-      if (slot >= a.index.num_slots()) continue;
+      E* grads = a.num_parts > 1 ? a.parts + part * a.part_stride : a.grads;
+      const ValueRange values = a.index.values_of(slot);
+      if (item % (row_blocks * spans) == 0) {
+        spoil<kThreads>(grads, a.wanted.starts[w] + values.last - values.first, a.wanted.starts[w + 1]);
+      }
+      if (values.first == values.last) continue;
       const SlotTable table = a.index.table(slot);
-      if (!table.owns_any) continue;
       const int64_t span = item / row_blocks % spans, first_row = item % row_blocks * kRows;
       const RowRange all = rows_of_slot(a.groups, a.index.num_slots(), slot);
       const Range rows = part_of(all.first, all.last, kChunk, part, a.num_parts);
       const WantedPlaces places(a.wanted, w, table);
-      E* grads = a.num_parts > 1 ? a.parts + part * a.part_stride : a.grads;
       int64_t first = rows.first;
       do {  // once without rows: zeros
         int ids[kEach];
@@ -94,8 +97,8 @@ struct GradValuesExact {
         for (int r = warp_index(); r < kRows; r += kWarps) {
           const int64_t panel = (first_row + r) / kPanelRows;
           if (panel >= a.index.num_panels()) break;
-          const ValueRange values = table.of_row(panel * spans + span, r % kPanelRows);
-          add_row(a, values, grad_y[r * kPitch + lane_index()], x, first == rows.first, places, grads);
+          const ValueRange row = table.of_row(panel * spans + span, r % kPanelRows);
+          add_row(a, row, grad_y[r * kPitch + lane_index()], x, first == rows.first, places, grads);
         }
         sync_threads();
         first += kChunk;

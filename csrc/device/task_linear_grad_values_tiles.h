@@ -52,10 +52,16 @@ struct GradValuesTiles {
       const int64_t item = i / a.num_parts;
       const int part = int(i % a.num_parts);
       const int w = int(item / (row_blocks * spans)), slot = a.wanted.slots[w];
-      if (slot >= a.index.num_slots()) continue;
+      const ValueRange values = a.index.values_of(slot);
+      if (item % (row_blocks * spans) == 0) {
+        const int64_t past = a.wanted.starts[w] + values.last - values.first, end = a.wanted.starts[w + 1];
+        a.num_parts > 1 ? spoil<kThreads>(a.parts + part * a.part_stride, past, end)
+                        : spoil<kThreads>(a.grads, past, end);
+      }
+      if (values.first == values.last) continue;
       const SlotTable table = a.index.table(slot);
       const int64_t span = item / row_blocks % spans, first_row = item % row_blocks * kRows;
-      if (!table.owns_any || !owns_any(a, table, first_row, span)) continue;
+      if (!owns_any(a, table, first_row, span)) continue;
       float sums[kPanels][4][4] = {};
       const RowRange all = rows_of_slot(a.groups, a.index.num_slots(), slot);
       const Range rows = part_of(all.first, all.last, kStep, part, a.num_parts);
@@ -164,7 +170,7 @@ struct GradValuesTiles {
         const float sum = sums[row * kPitchSums + columns[j]];
         if (place < 0) continue;
         if (a.num_parts > 1) {
-          a.parts[part * a.part_stride + place] = sum;
+          a.parts[place_in(part, a.part_stride, place)] = sum;
         } else {
           a.grads[place] = Convert<V, float>::from(sum);
         }

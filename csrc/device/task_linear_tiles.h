@@ -107,7 +107,7 @@ struct LinearTiles {
     const int left = int(least<int64_t>(kSpanColumns, a.num_inputs - column));
     RSN2_NO_UNROLL
     for (int r = 0; warp_index() + kWarps * r < rows.count; ++r) {
-      const E* from = a.x + shuffle(rows.row, r) * a.x_stride + column;
+      const E* from = a.x + place_in(shuffle(rows.row, r), a.x_stride, column);
       E* to = x_tile + (warp_index() + kWarps * r) * kTilePitch<E>;
       if (a.x_aligned) {
         RSN2_UNROLL

@@ -69,7 +69,7 @@ struct LinearWide {
       RSN2_UNROLL
       for (int r = 0; r < kEach; ++r) {
         is_row[r] = lane * kEach + r < rows.count;
-        at[r] = is_row[r] ? row_at(a.groups, rows.first + lane * kEach + r) * a.x_stride : 0;
+        at[r] = is_row[r] ? place_in(row_at(a.groups, rows.first + lane * kEach + r), a.x_stride, 0) : 0;
       }
       RSN2_NO_UNROLL
       for (int first = lane_index(); first < kSpanColumns; first += kAhead * kWarp) {
