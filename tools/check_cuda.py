@@ -2,9 +2,9 @@
 
 Every csrc/cuda/*.cu is compiled for sm_80 and sm_90a. A kernel that spills registers or has a stack frame fails, and so
 does one without the instructions it was written for. The counts of its instructions are compared with those in
-tools/cuda_counts.json for this version of nvcc; ``--update`` writes new ones. Objects are kept in build/cuda and
-compiled anew when a source has changed. Without nvcc nothing is checked, without cuobjdump (of the CUDA toolkit, or of
-Triton's package) no instruction is; both are said.
+tools/cuda_counts.json for this version of nvcc, and so is how many the decode of 64 positions takes (cuda_loops.py);
+``--update`` writes new ones. Objects are kept in build/cuda and compiled anew when a source has changed. Without nvcc
+nothing is checked, without cuobjdump (of the CUDA toolkit, or of Triton's package) no instruction is; both are said.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cuda_counts
+import cuda_loops
 import cuda_toolkit
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -71,7 +72,7 @@ def find_cuobjdump(toolkit: cuda_toolkit.Toolkit) -> str | None:
     return next((found for folder in folders if (found := shutil.which("cuobjdump", path=folder))), None)
 
 
-def measure(toolkit: cuda_toolkit.Toolkit) -> dict[str, dict[str, int]]:
+def measure(toolkit: cuda_toolkit.Toolkit) -> dict[str, dict[str, float]]:
     """All figures of each kernel, as ``sm_80 Plan``."""
     FOLDER.mkdir(parents=True, exist_ok=True)
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -79,7 +80,7 @@ def measure(toolkit: cuda_toolkit.Toolkit) -> dict[str, dict[str, int]]:
     cuobjdump = find_cuobjdump(toolkit)
     if cuobjdump is None:
         say("cuobjdump: neither in the CUDA toolkit nor in Triton's package, instructions are not looked at: skipped")
-    figures: dict[tuple[str, str], dict[str, int]] = {}
+    figures: dict[tuple[str, str], dict[str, float]] = {}
     for target, log in compiled:
         figures.update(cuda_counts.resources(log))
         if cuobjdump is None:
@@ -91,16 +92,20 @@ def measure(toolkit: cuda_toolkit.Toolkit) -> dict[str, dict[str, int]]:
             raise SystemExit(f"check_cuda: {' '.join(command)}\n{run.stderr}")
         for key, counts in cuda_counts.instructions(run.stdout).items():
             figures.setdefault(key, {}).update(counts)
+        for (name, architecture), code in cuda_loops.code_of(run.stdout).items():
+            figures[name, cuda_counts.plain(architecture)][cuda_loops.FIGURE] = cuda_loops.decode_per_64(code)
     names = cuda_counts.demangled([name for name, _ in figures])
     return {f"{architecture} {names[name]}": of_kernel for (name, architecture), of_kernel in figures.items()}
 
 
-def faults_of(figures: dict[str, dict[str, int]], committed: dict[str, dict[str, int]] | None) -> list[str]:
+def faults_of(figures: dict[str, dict[str, float]], committed: dict[str, dict[str, float]] | None) -> list[str]:
     faults = []
     for name, of_kernel in sorted(figures.items()):
         faults += cuda_counts.frame_faults(name, of_kernel, ALLOWED_FRAMES)
         if "all" in of_kernel:
             faults += cuda_counts.intent_faults(name, of_kernel)
+            if of_kernel.get(cuda_loops.FIGURE) == 0:
+                faults.append(f"{name}: no loop in it decodes weights")
             if committed is not None:
                 faults += cuda_counts.count_faults(name, counts_of(of_kernel), committed.get(name))
     faults += [
@@ -109,9 +114,9 @@ def faults_of(figures: dict[str, dict[str, int]], committed: dict[str, dict[str,
     return faults
 
 
-def counts_of(figures: dict[str, int]) -> dict[str, int]:
+def counts_of(figures: dict[str, float]) -> dict[str, float]:
     """What is committed: counts that are not zero."""
-    return {kind: figures[kind] for kind in ("all", *cuda_counts.COUNTED) if figures[kind]}
+    return {kind: figures[kind] for kind in ("all", *cuda_counts.COUNTED, cuda_loops.FIGURE) if figures.get(kind)}
 
 
 def main(arguments: list[str]) -> None:
@@ -121,7 +126,7 @@ def main(arguments: list[str]) -> None:
     except cuda_toolkit.NoCuda as why:
         return say(f"check_cuda: skipped: {why}")
     figures = measure(toolkit)
-    say(cuda_counts.table(figures))
+    say(cuda_counts.table(figures, cuda_loops.FIGURE))
     all_committed = json.loads(COUNTS.read_text()) if COUNTS.exists() else {}
     has_counts = any("all" in of_kernel for of_kernel in figures.values())
     if "--update" in arguments:

@@ -48,10 +48,10 @@ def short(name: str) -> str:
     raise ValueError(f"not a whole name: {name}")
 
 
-def resources(log: str) -> dict[tuple[str, str], dict[str, int]]:
+def resources(log: str) -> dict[tuple[str, str], dict[str, float]]:
     """By mangled name and architecture, from ``ptxas -v``: bytes of stack and spills, registers."""
-    found: dict[tuple[str, str], dict[str, int]] = {}
-    of_kernel: dict[str, int] = {}
+    found: dict[tuple[str, str], dict[str, float]] = {}
+    of_kernel: dict[str, float] = {}
     for line in log.splitlines():
         entry, frame, used = _ENTRY.search(line), _FRAME.search(line), _USED.search(line)
         if entry:
@@ -63,7 +63,7 @@ def resources(log: str) -> dict[tuple[str, str], dict[str, int]]:
     return found
 
 
-def instructions(disassembly: str) -> dict[tuple[str, str], dict[str, int]]:
+def instructions(disassembly: str) -> dict[tuple[str, str], dict[str, float]]:
     """By mangled name and architecture, from ``cuobjdump -sass``: instructions of each counted kind, and of all."""
     found: dict[tuple[str, str], Counter[str]] = {}
     architecture, counts = "", Counter[str]()
@@ -91,7 +91,7 @@ def plain(architecture: str) -> str:
     return architecture.strip().rstrip("af")
 
 
-def frame_faults(name: str, figures: dict[str, int], allowed: dict[str, str]) -> list[str]:
+def frame_faults(name: str, figures: dict[str, float], allowed: dict[str, str]) -> list[str]:
     """Spilled registers and stack frames, which no kernel has without a reason."""
     if "stack" not in figures:
         return [f"{name}: ptxas says nothing about its stack frame"]
@@ -100,7 +100,7 @@ def frame_faults(name: str, figures: dict[str, int], allowed: dict[str, str]) ->
     return []
 
 
-def intent_faults(name: str, counts: dict[str, int]) -> list[str]:
+def intent_faults(name: str, counts: dict[str, float]) -> list[str]:
     """Instructions that a kernel was written for and does not have."""
     faults = []
     if "tensor" in name.lower() and counts["HMMA"] + counts["HGMMA"] + counts["DMMA"] == 0:
@@ -111,7 +111,7 @@ def intent_faults(name: str, counts: dict[str, int]) -> list[str]:
     return faults
 
 
-def count_faults(name: str, counts: dict[str, int], committed: dict[str, int] | None) -> list[str]:
+def count_faults(name: str, counts: dict[str, float], committed: dict[str, float] | None) -> list[str]:
     """How the counts differ from the committed ones."""
     if committed is None:
         return [f"{name}: no counts are committed"]
@@ -123,9 +123,9 @@ def count_faults(name: str, counts: dict[str, int], committed: dict[str, int] | 
     return faults
 
 
-def table(rows: dict[str, dict[str, int]]) -> str:
-    """A line for each kernel."""
-    kinds = ["registers", "stack", "spills", "all", *COUNTED]
+def table(rows: dict[str, dict[str, float]], *more: str) -> str:
+    """A line for each kernel; `more` are figures beside the counts."""
+    kinds = ["registers", "stack", "spills", "all", *COUNTED, *more]
     width = max(map(len, rows), default=0)
     lines = [" " * width + "".join(f"{kind:>11}" for kind in kinds)]
     for name, figures in sorted(rows.items()):
