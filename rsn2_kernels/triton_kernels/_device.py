@@ -46,6 +46,14 @@ def row_bounds(index, table, o, span, O, K):
     return first, tl.where(has_next, after, end)
 
 
+@triton.jit(do_not_specialize=["num_rows"])
+def assert_slots(slots, index, num_rows, SIZE: tl.constexpr):
+    """Stop the device when a row's slot is out of range; started with ``debug=True``, or else it does nothing."""
+    row = tl.program_id(0).to(tl.int64) * SIZE + tl.arange(0, SIZE)
+    slot = tl.load(slots + row, mask=row < num_rows, other=0)
+    tl.device_assert((row >= num_rows) | ((slot >= 0) & (slot < tl.load(index + 1))), "slots: an id is out of range")
+
+
 @triton.jit
 def columns_of(index):
     """The column bytes."""
@@ -78,7 +86,7 @@ def item_of(number, items, slots, num_items, num_pixels, BM: tl.constexpr, MIXED
     if MIXED:
         slot = tl.load(items + number)
         first = tl.load(items + num_items + number)
-        end = tl.load(items + 2 * num_items + number)
+        end = tl.load(items + num_items + number + num_items)  # place by place: twice their number may not fit 32 bits
     else:
         slot = tl.load(slots)
         first = (slot * 0 + number) * BM  # in 64 bits
@@ -92,7 +100,7 @@ def pixel_of(m, order, is_live, height, width, MIXED: tl.constexpr, IS_CONV: tl.
     if IS_CONV == 2:
         per_image = height.to(tl.int64) * width
         image = m // per_image
-        rest = (m - image * per_image).to(tl.int32)
+        rest = m - image * per_image
         row = rest // width
         column = rest - row * width
     elif IS_CONV:

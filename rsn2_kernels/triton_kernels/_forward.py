@@ -82,11 +82,12 @@ def _add_tiles(acc, values, index, table, o, x, m_image, m_row, m_column, is_liv
 
 
 @triton.jit
-def _finish(acc, table, slot, bias, y, o, m_image, m_row, m_column, is_live, O, yb, yo, yh, yw,
+def _finish(acc, table, slot, bias, bias_slots, y, o, m_image, m_row, m_column, is_live, O, yb, yo, yh, yw,
             HAS_BIAS: tl.constexpr, RELU: tl.constexpr):  # fmt: skip
-    """Bias, ReLU (which keeps NaN), NaN where there is no such slot; and into ``y``."""
+    """Bias, ReLU (which keeps NaN), NaN where there is no such slot, or none of the bias; and into ``y``."""
     is_slot = table >= 0
     if HAS_BIAS:
+        is_slot = is_slot & (slot < bias_slots)
         acc += tl.load(bias + tl.where(is_slot, slot, 0) * O + o, mask=(o < O) & is_slot, other=0).to(acc.dtype)[
             :, None
         ]
@@ -97,8 +98,8 @@ def _finish(acc, table, slot, bias, y, o, m_image, m_row, m_column, is_live, O, 
     tl.store(y + at, acc.to(y.dtype.element_ty), mask=(o < O)[:, None] & is_live[None, :])
 
 
-@triton.jit(do_not_specialize=SIZES)
-def forward_lists(x, values, index, frozen_values, frozen_index, bias, slots, items, num_used, order, y,
+@triton.jit(do_not_specialize=[*SIZES, "bias_slots"])
+def forward_lists(x, values, index, frozen_values, frozen_index, bias, bias_slots, slots, items, num_used, order, y,
                   num_items, num_pixels, O, K, C, H, W, OH, OW, Q, stride_h, stride_w, pad_h, pad_w, dil_h, dil_w,
                   xb, xc, xh, xw, yb, yo, yh, yw,
                   J: tl.constexpr, BM: tl.constexpr, ACC: tl.constexpr, MIXED: tl.constexpr, IS_CONV: tl.constexpr,
@@ -126,11 +127,30 @@ def forward_lists(x, values, index, frozen_values, frozen_index, bias, slots, it
                 is_live, O, K, C, H, W, Q, stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, xb, xc, xh, xw, J, IS_CONV,
             )  # fmt: skip
         o = panel * 16 + tl.arange(0, 16)
-        _finish(tl.sum(acc, 1), table, slot, bias, y, o, image, row, column, is_live, O, yb, yo, yh, yw, HAS_BIAS, RELU)
+        _finish(
+            tl.sum(acc, 1),
+            table,
+            slot,
+            bias,
+            bias_slots,
+            y,
+            o,
+            image,
+            row,
+            column,
+            is_live,
+            O,
+            yb,
+            yo,
+            yh,
+            yw,
+            HAS_BIAS,
+            RELU,
+        )
 
 
-@triton.jit(do_not_specialize=SIZES)
-def forward_tiles(x, values, index, frozen_values, frozen_index, bias, slots, items, num_used, order, y,
+@triton.jit(do_not_specialize=[*SIZES, "bias_slots"])
+def forward_tiles(x, values, index, frozen_values, frozen_index, bias, bias_slots, slots, items, num_used, order, y,
                   num_items, num_pixels, O, K, C, H, W, OH, OW, Q, stride_h, stride_w, pad_h, pad_w, dil_h, dil_w,
                   xb, xc, xh, xw, yb, yo, yh, yw,
                   BO: tl.constexpr, BC: tl.constexpr, BM: tl.constexpr, BLOCK: tl.constexpr, PRECISION: tl.constexpr,
@@ -159,4 +179,6 @@ def forward_tiles(x, values, index, frozen_values, frozen_index, bias, slots, it
                 is_live, O, K, C, H, W, Q, stride_h, stride_w, pad_h, pad_w, dil_h, dil_w, xb, xc, xh, xw, BC, BLOCK,
                 PRECISION, IS_CONV,
             )  # fmt: skip
-        _finish(acc, table, slot, bias, y, o, image, row, column, is_live, O, yb, yo, yh, yw, HAS_BIAS, RELU)
+        _finish(
+            acc, table, slot, bias, bias_slots, y, o, image, row, column, is_live, O, yb, yo, yh, yw, HAS_BIAS, RELU
+        )

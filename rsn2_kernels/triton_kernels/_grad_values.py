@@ -33,6 +33,27 @@ def _pixels_of_slot(slot, lowest, slots, starts, num_pixels, per_image, MIXED: t
 
 
 @triton.jit
+def _num_values(index, table, O, K):
+    """How many values the slot owns."""
+    tiles = ((O + 15) // 16).to(tl.int64) * ((K + 255) // 256)
+    count = tiles * 0
+    if table > 0:
+        count = tl.load(index + table + tiles * 9).to(tl.int64) - tl.load(index + table + tiles * 8)
+    return count
+
+
+@triton.jit
+def _spoil(grad, first, num_owned):
+    """Gradients that no value has are NaN: of a slot that is not there, and those past the values of one that owns
+    fewer than the caller said.
+    """
+    step = 128 * tl.num_programs(0)
+    for start in range(first + 128 * tl.program_id(0), num_owned, step):
+        at = start + tl.arange(0, 128)
+        tl.store(grad + at, tl.full([128], float("nan"), tl.float32).to(grad.dtype.element_ty), mask=at < num_owned)
+
+
+@triton.jit
 def _place_of(index, table, O, K):
     """Where the slot's values begin in the flat tensor of all."""
     tiles = ((O + 15) // 16).to(tl.int64) * ((K + 255) // 256)
@@ -59,6 +80,8 @@ def grad_values_lists(x, grad_y, index, slots, starts, order, grad, slot, lowest
     panel = tl.program_id(0) // spans
     span = tl.program_id(0) - panel * spans
     table = table_of(index, slot, O, K)
+    if tl.program_id(1) == 0:
+        _spoil(grad, _num_values(index, table, O, K), num_owned)
     if table > 0:
         o = panel * 16 + tl.arange(0, 16)
         first, last = row_bounds(index, table, o, span, O, K)
@@ -67,7 +90,7 @@ def grad_values_lists(x, grad_y, index, slots, starts, order, grad, slot, lowest
         if tl.program_id(1) * J < tl.max(last - first, 0):
             k = span * 256 + tl.load(columns_of(index) + at, mask=is_owned, other=0).to(tl.int32)
             acc = tl.zeros([16, J, BM], ACC)
-            begin, end = _pixels_of_slot(slot, lowest, slots, starts, num_pixels, OH * OW, MIXED)
+            begin, end = _pixels_of_slot(slot, lowest, slots, starts, num_pixels, OH.to(tl.int64) * OW, MIXED)
             for start in range(begin, end, BM):
                 m = start + tl.arange(0, BM).to(tl.int64)
                 is_live = m < end
@@ -98,6 +121,8 @@ def grad_values_tiles(x, grad_y, index, slots, starts, order, grad, slot, lowest
     span = tl.program_id(0) - panel * spans
     piece = tl.program_id(1)
     table = table_of(index, slot, O, K)
+    if tl.program_id(1) == 0:
+        _spoil(grad, _num_values(index, table, O, K), num_owned)
     if table > 0:
         o = panel * BO + tl.arange(0, BO)
         first, last = row_bounds(index, table, o, span, O, K)
@@ -115,7 +140,7 @@ def grad_values_tiles(x, grad_y, index, slots, starts, order, grad, slot, lowest
             is_needed = tl.max(tl.max(is_owned.to(tl.int32), 1), 0) > 0
         if is_needed:
             acc = tl.zeros([BO, BC], ACC)
-            begin, end = _pixels_of_slot(slot, lowest, slots, starts, num_pixels, OH * OW, MIXED)
+            begin, end = _pixels_of_slot(slot, lowest, slots, starts, num_pixels, OH.to(tl.int64) * OW, MIXED)
             for start in range(begin, end, BM):
                 m = start + tl.arange(0, BM).to(tl.int64)
                 is_live = m < end

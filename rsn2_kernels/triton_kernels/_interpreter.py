@@ -1,4 +1,6 @@
-"""What Triton 3.6's interpreter does not do as a GPU does, put right where kernels run in it: bfloat16, loop bounds."""
+"""What Triton 3.6's interpreter does not do as a GPU does, put right where kernels run in it: bfloat16, loop bounds,
+assertions.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,8 @@ def _to_bfloat16(numbers: Any) -> Any:
 
 def mend() -> None:
     """bfloat16 is multiplied as numbers, not as the bits it is kept in, and rounded to the nearest, not cut off; a
-    scalar ends a loop under NumPy 2.4 too, which makes no number of an array of one.
+    scalar ends a loop under NumPy 2.4 too, which makes no number of an array of one. Assertions hold, as in a kernel
+    started with ``debug=True``.
     """
     builder = interpreter.InterpreterBuilder
     cast, dot, patch_tensor = builder.cast_impl, builder.create_dot, interpreter._patch_lang_tensor
@@ -54,5 +57,6 @@ def mend() -> None:
             interpreter._patch_lang(self.fn)
         return self.rewrite()(*args, **kwargs)
 
+    interpreter.interpreter_builder.options = interpreter.InterpreterOptions(debug=True, sanitize_overflow=False)
     builder.cast_impl, builder.create_dot, interpreter._patch_lang_tensor = cast_impl, create_dot, patch
     interpreter.InterpretedFunction.__call__ = call

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import os
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from rsn2_kernels.formats import shape_of
 from rsn2_kernels.triton_kernels import _forward, _grad_input, _grad_values
+from rsn2_kernels.triton_kernels._device import assert_slots
 from rsn2_kernels.triton_kernels._plan import plan, rows_of
 from rsn2_kernels.triton_kernels._table import Choice, choose, precision_of
 
@@ -96,6 +98,13 @@ def check(op: str, positions: Tensor, index: Tensor, slots: Tensor, frozen: list
         raise IndexError(f"{op}: slots must be in 0..{num_slots - 1}, got {int(wrong[0])}")
 
 
+def _stop_out_of_range(slots: Tensor, index: Tensor) -> None:
+    """Under ``RSN2_DEBUG=1`` an id out of range stops the device, which makes its rows NaN else."""
+    if os.environ.get("RSN2_DEBUG") == "1":
+        size = 1024
+        assert_slots[(-(-slots.numel() // size),)](slots, index, slots.numel(), SIZE=size, debug=True)
+
+
 def conv_kind(x: Tensor, y: Tensor) -> int:
     """0 for a linear layer, 1 for a convolution, 2 for one whose pixels need numbers of 64 bits."""
     if x.dim() == 2:
@@ -111,6 +120,7 @@ def _acc(x: Tensor) -> Any:
 def _start(kernel: Any, slots: Tensor, pixels: int, num_pixels: int, choice: Choice, pieces: int,
            **arguments: Any) -> None:  # fmt: skip
     """Start a kernel whose programs walk over work items, ``pieces`` programs side by side over each."""
+    _stop_out_of_range(slots, arguments["index"])
     size = choice.sizes["BM"]
     is_mixed = slots.dim() == 1
     if is_mixed:
@@ -144,7 +154,8 @@ def forward(x: Tensor, values: Tensor, index: Tensor, slots: Tensor, bias: Tenso
         _start(
             kernel, slots.contiguous(), pixels, num_pixels, choice, -(-geometry.O // choice.sizes.get("BO", 16)),
             x=x, values=values.contiguous(), index=index, frozen_values=frozen_values.contiguous(),
-            frozen_index=frozen_index, bias=values if bias is None else bias.contiguous(), y=y,
+            frozen_index=frozen_index, bias=values if bias is None else bias.contiguous(),
+            bias_slots=0 if bias is None else len(bias), y=y,
             **geometry.arguments(), **strides_of(x, "x"), **strides_of(y, "y"), **form, ACC=_acc(x), IS_CONV=is_conv,
             HAS_BIAS=bias is not None, HAS_FROZEN=bool(frozen), RELU=activation == "relu",
         )  # fmt: skip
@@ -177,6 +188,9 @@ def grad_input(grad_y: Tensor, values: Tensor, index: Tensor, slots: Tensor, fro
 def grad_values(x: Tensor, grad_y: Tensor, values: Tensor, index: Tensor, slots: Tensor, wanted: list[int],
                 num_owned: list[int], geometry: Geometry) -> Tensor:  # fmt: skip
     """The gradient of the values of every wanted slot, ``[sum of num_owned]``; one kernel for each."""
+    for slot in wanted:  # as many slots at most as the index has words: what they own, the device knows
+        if not 0 <= slot < len(index):
+            raise ValueError(f"wanted slots must be in 0..{len(index) - 1}, got {slot}")
     grads = values.new_empty(sum(num_owned))
     if grads.numel() == 0:
         return grads
@@ -198,6 +212,7 @@ def grad_values(x: Tensor, grad_y: Tensor, values: Tensor, index: Tensor, slots:
         grid = (-(-geometry.O // 16) * spans, -(-width // choice.sizes["J"]))
     slots = slots.contiguous()
     with on_device(x):
+        _stop_out_of_range(slots, index)
         starts = order = slots
         lowest = min(wanted)
         if slots.dim() == 1:

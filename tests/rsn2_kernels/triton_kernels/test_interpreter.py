@@ -1,4 +1,4 @@
-"""Runs in_interpreter.py, and what other folders ask of every implementation, through Triton's interpreter."""
+"""Runs the files of interpreted/, and what other folders ask of every implementation, in Triton's interpreter."""
 
 from __future__ import annotations
 
@@ -30,13 +30,15 @@ def run(*arguments: str | Path) -> str:
     return done.stdout
 
 
-def test_kernels_match_the_reference():
-    assert " passed" in run(HERE / "in_interpreter.py")
+@pytest.mark.parametrize("file", ["kernels.py", "blocks.py", "edges.py"])
+def test_kernels_match_the_reference(file):
+    assert " passed" in run(HERE / "interpreted" / file)
 
 
 @pytest.mark.slow
-def test_kernels_match_the_reference_for_every_dtype_and_size():
-    assert " passed" in run(HERE / "in_interpreter.py", "-m", "slow")
+@pytest.mark.parametrize("file", ["kernels.py", "blocks.py", "edges.py"])
+def test_kernels_match_the_reference_for_every_dtype_and_size(file):
+    assert " passed" in run(HERE / "interpreted" / file, "-m", "slow")
 
 
 @pytest.mark.parametrize("folder", ["ops/test_task_linear.py", "autograd/test_task_linear.py"])
