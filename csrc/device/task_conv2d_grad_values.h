@@ -73,6 +73,12 @@ RSN2_DEVICE bool owns_results(const ConvGradValuesArguments& a, const GradValues
   return owned > 0;
 }
 
+// The values of a row that have results: no more than the caller counts.
+RSN2_DEVICE ValueRange results_of_row(const SlotTable& table, int64_t tile, int row, const GradValuesPiece& piece) {
+  const ValueRange values = table.of_row(tile, row);
+  return {values.first, least(values.last, table.tile_starts[0] + piece.num_results)};
+}
+
 // On CUDA cores, every dtype. A block has 64 rows and one span: it gathers patches, a tile of pixels after the other;
 // each warp walks the weights of its 8 rows, lanes over pixels, 32 weights together, whose sums over the lanes then
 // end one in each lane.
@@ -130,11 +136,10 @@ struct TaskConv2dGradValues {
                            slot_pixel(a.groups, part.first_image, pixel, a.window.out_height, a.window.out_width));
     }
     const int64_t tile = first_row / kPanelRows * weights.num_spans + piece.span;
-    const int64_t end = weights.table.tile_starts[0] + piece.num_results;
     RSN2_NO_UNROLL
     for (int r = 0; r < kRowsOfWarp; ++r) {
-      const ValueRange row = weights.table.of_row(tile, first_row % kPanelRows + r);
-      if (row.first == row.last) continue;
+      const ValueRange row = results_of_row(weights.table, tile, first_row % kPanelRows + r, piece);
+      if (row.first >= row.last) continue;
       LanePixels<A> grad{};
       RSN2_UNROLL
       for (int n = 0; n < kPixelsOfLane<A>; ++n) {
@@ -145,8 +150,7 @@ struct TaskConv2dGradValues {
         const bool is_mine = lane_index() < count;
         const int column = is_mine ? weights.columns[at + lane_index()] : 0;
         const A sum = sum_over_pixels(patches, column, count, grad);
-        if (is_mine && at + lane_index() < end)
-          sums[at + lane_index()] = is_first ? sum : sums[at + lane_index()] + sum;
+        if (is_mine) sums[at + lane_index()] = is_first ? sum : sums[at + lane_index()] + sum;
       }
     }
   }

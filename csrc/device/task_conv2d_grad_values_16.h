@@ -81,7 +81,6 @@ struct TaskConv2dGradValues16 {
                                const float (&sums)[4][4][4]) {
     const SlotWeights<V> weights = weights_of(PackedStore<V>{nullptr, a.index}, piece.slot);
     float* results = static_cast<float*>(a.sums) + piece.first_result - weights.table.tile_starts[0];
-    const int64_t end = weights.table.tile_starts[0] + piece.num_results;
     const int lane = lane_index(), at = lane / 4 * kSumPitch + warp_index() * 32 + lane % 4 * 2;
     RSN2_UNROLL
     for (int m = 0; m < 4; ++m) {
@@ -94,9 +93,9 @@ struct TaskConv2dGradValues16 {
       }
       sync_threads();
       for (int row = warp_index(); row < kPanelRows; row += num_warps()) {
-        const ValueRange range = weights.table.of_row(panel * weights.num_spans + piece.span, row);
+        const ValueRange range = results_of_row(weights.table, panel * weights.num_spans + piece.span, row, piece);
         for (int64_t j = range.first + lane; j < range.last; j += kWarp) {
-          if (j < end) results[j] = panel_sums[row * kSumPitch + weights.columns[j]];
+          results[j] = panel_sums[row * kSumPitch + weights.columns[j]];
         }
       }
       sync_threads();
