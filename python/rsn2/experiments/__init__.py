@@ -1,4 +1,4 @@
-"""The paper's experiments: each is one file with a function that returns all of it.
+"""The paper's experiments, and some beyond it: each is one file with a function that returns all of it.
 
 Modules are imported when an experiment is asked for, so that listing them costs nothing.
 """
@@ -23,6 +23,7 @@ EXPERIMENTS: dict[str, tuple[str, str, str]] = {
     "exp7": ("exp7", "images_numbers_and_text", "MNIST, Fashion-MNIST, Boston housing and IMDB reviews"),
     "exp8": ("exp8", "faces_and_cifar", "Age, gender and ethnicity of UTKFace and CIFAR-10, at 64x64"),
     "exp8-256": ("exp8", "faces_and_cifar_256", "Experiment 8 at the paper's 256x256"),
+    "capacity": ("capacity", "capacity", "How many permuted tasks fit into one fully connected network"),
 }
 """Name -> (module, function that returns the experiment, what it is in one line)."""
 
