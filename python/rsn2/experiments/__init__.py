@@ -24,6 +24,7 @@ EXPERIMENTS: dict[str, tuple[str, str, str]] = {
     "exp8": ("exp8", "faces_and_cifar", "Age, gender and ethnicity of UTKFace and CIFAR-10, at 64x64"),
     "exp8-256": ("exp8", "faces_and_cifar_256", "Experiment 8 at the paper's 256x256"),
     "capacity": ("capacity", "capacity", "How many permuted tasks fit into one fully connected network"),
+    "granularity": ("granularity", "sizes_of_claims", "Single weights against vectors and blocks at the same keep"),
 }
 """Name -> (module, function that returns the experiment, what it is in one line)."""
 

@@ -99,6 +99,7 @@ class Recipe:
         control: the dense network of a task: same architecture, nothing shared.
         output_layers: patterns of the layers for which ``Settings.output_scope`` is meant.
         finish: more metrics after the last stage, by task.
+        claim_options: more arguments of ``rsn2.claim``, or others, for some settings.
     """
 
     tasks: Callable[[Mapping[str, Any]], Mapping[str, Task]]
@@ -106,6 +107,7 @@ class Recipe:
     control: Callable[[Mapping[str, Any], str], nn.Module]
     output_layers: tuple[str, ...] = ("output",)
     finish: Callable[[MultitaskNetwork, Datasets, Mapping[str, Any]], dict[str, Any]] | None = None
+    claim_options: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
 
 
 def run_stage(recipe: Recipe, unit: Unit, context: Context) -> dict[str, Any]:
@@ -202,10 +204,12 @@ class _Stage:
     def _claim(self, net: MultitaskNetwork, tasks: Sequence[str], data: Datasets) -> None:
         settings = self.settings
         batches = {task: self._claim_batches(task, data[task]) for task in tasks}
-        scope = dict.fromkeys(self.recipe.output_layers, settings["output_scope"])
+        options: dict[str, Any] = {"scope": dict.fromkeys(self.recipe.output_layers, settings["output_scope"])}
+        if self.recipe.claim_options is not None:
+            options |= self.recipe.claim_options(settings)
         claim(net, tasks, batches, {task: self.tasks[task].loss for task in tasks}, settings["keep"],
-              mode=settings["mode"], score=settings["score"], start=settings["start"], scope=scope,
-              seed=self.unit.seed)  # fmt: skip
+              mode=settings["mode"], score=settings["score"], start=settings["start"],
+              seed=self.unit.seed, **options)  # fmt: skip
 
     def _claim_batches(self, task: str, part: Dataset) -> TensorBatches:
         rows, size = slice(0, self.settings["claim_rows"]), min(self.settings["batch_size"], len(part.train))

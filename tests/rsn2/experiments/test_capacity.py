@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import gzip
 import os
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
@@ -15,28 +12,6 @@ from rsn2.experiments.capacity import connected_weights, is_success, permutation
 from rsn2.experiments.running import run
 from rsn2.experiments.tasks import flat_digits
 from rsn2.report.results import as_markdown
-
-
-def write_idx(path: Path, array: np.ndarray) -> None:
-    header = bytes([0, 0, 8, array.ndim]) + b"".join(size.to_bytes(4, "big") for size in array.shape)
-    path.write_bytes(gzip.compress(header + array.astype(np.uint8).tobytes(), mtime=0))
-
-
-@pytest.fixture(scope="module")
-def tiny_data(tmp_path_factory) -> Path:
-    """Ten kinds of images that differ by a bright row, 200 to train and 50 to test, for both data sets."""
-    root = tmp_path_factory.mktemp("data")
-    random = np.random.default_rng(0)
-    for name in ("mnist", "fashion_mnist"):
-        (root / name).mkdir()
-        for part, rows in (("train", 200), ("t10k", 50)):
-            labels = np.arange(rows) % 10
-            images = random.integers(0, 40, (rows, 28, 28))
-            images[np.arange(rows), 2 * labels + 3] += 200
-            write_idx(root / name / f"{part}-images-idx3-ubyte.gz", images)
-            write_idx(root / name / f"{part}-labels-idx1-ubyte.gz", labels)
-    return root
-
 
 OPTIONS = dict(seeds=[0], variants=["mnist-row", "fashion-random"], smoke=True, progress=False, say=lambda line: None)
 
