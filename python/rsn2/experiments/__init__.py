@@ -25,6 +25,7 @@ EXPERIMENTS: dict[str, tuple[str, str, str]] = {
     "exp8-256": ("exp8", "faces_and_cifar_256", "Experiment 8 at the paper's 256x256"),
     "capacity": ("capacity", "capacity", "How many permuted tasks fit into one fully connected network"),
     "granularity": ("granularity", "sizes_of_claims", "Single weights against vectors and blocks at the same keep"),
+    "scale": ("scale", "residual_network", "One-shot selection in a ResNet-18, on CIFAR-10 in two tasks"),
 }
 """Name -> (module, function that returns the experiment, what it is in one line)."""
 
