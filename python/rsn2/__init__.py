@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rsn2 import data, metrics, models
     from rsn2.checkpoint import load
     from rsn2.network import MultitaskNetwork
-    from rsn2.procedure import ClaimReport, EarlyStopping, History, claim, equal_share, fit
+    from rsn2.procedure import ClaimReport, EarlyStopping, History, Reselection, claim, equal_share, fit
     from rsn2_kernels import CapacityError, __version__
 
 _MODULES = ("data", "metrics", "models")
@@ -22,6 +22,7 @@ _HOMES = {
     "EarlyStopping": "rsn2.procedure",
     "History": "rsn2.procedure",
     "MultitaskNetwork": "rsn2.network",
+    "Reselection": "rsn2.procedure",
     "__version__": "rsn2_kernels",
     "claim": "rsn2.procedure",
     "equal_share": "rsn2.procedure",
@@ -35,6 +36,7 @@ __all__ = [
     "EarlyStopping",
     "History",
     "MultitaskNetwork",
+    "Reselection",
     "__version__",
     "claim",
     "data",

@@ -234,6 +234,10 @@ class TaskLayer(Storage):
         self._reads[number] = numbers
         self._refresh_frozen()
 
+    def reads(self, slot: int | str) -> tuple[int, ...]:
+        """The other slots whose weights the rows of ``slot`` read, ascending; see :meth:`read`."""
+        return self._reads.get(self.slot_index(slot), ())
+
     def thaw(self, slot: int | str) -> None:
         number = self.slot_index(slot)
         readers = [self._label(reader) for reader, owners in self._reads.items() if number in owners]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,9 +23,11 @@ from rsn2.procedure.score import (
     LossFunction,
     Scored,
     ScoreFunction,
+    add_reads,
     gradients,
     largest,
     largest_by_row,
+    seed_of,
 )
 from rsn2_kernels.formats import CapacityError, SeededBase, StoredBase
 from rsn2_kernels.formats.base import random_words
@@ -158,13 +159,9 @@ def by_task(what: str, argument: str, given: Any, tasks: Sequence[str], shared: 
     return dict.fromkeys(tasks, given)
 
 
-def _seed_of(*parts: object) -> int:
-    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
-
-
 def _seed_of_values(plan: Plan, target: Target, seed: int) -> int:
     """Of the values that a slot starts from with ``start="per_task"``."""
-    return _seed_of(seed, plan.users[target][0], plan.names[target[0]])
+    return seed_of(seed, plan.users[target][0], plan.names[target[0]])
 
 
 def scores_of_task(net: MultitaskNetwork, task: str, data: Mapping[str, Batches], losses: Mapping[str, LossFunction],
@@ -184,7 +181,7 @@ def scores_of_task(net: MultitaskNetwork, task: str, data: Mapping[str, Batches]
                 gradient = found.get(name, probes[name].new_zeros(()).expand_as(probes[name]))
                 sums[target] = sums[target] + gradient if target in sums else gradient
         del probes, found, gradient  # dense, and needed no more
-    generator = torch.Generator().manual_seed(_seed_of(seed, task, "score"))
+    generator = torch.Generator().manual_seed(seed_of(seed, task, "score"))
     scores = {}
     for target in targets:
         layer, name = target[0], plan.names[target[0]]
@@ -201,9 +198,9 @@ def scores_of_task(net: MultitaskNetwork, task: str, data: Mapping[str, Batches]
 
 def _active_weight(plan: Plan, target: Target, mode: str, start: str, seed: int) -> Tensor:
     """The base weights, or with ``start="per_task"`` those drawn for the task, zero where another task's weights are:
-    Algorithm 1, lines 2 and 3.
+    Algorithm 1, lines 2 and 3. Weights of others that the slot reads stand there as they are.
     """
-    layer, _ = target
+    layer, slot = target
     if start == "per_task":
         places = torch.arange(layer.numel, device=layer.positions.device)
         weight = _drawn(layer, places, _seed_of_values(plan, target, seed))
@@ -216,7 +213,7 @@ def _active_weight(plan: Plan, target: Target, mode: str, start: str, seed: int)
         if target in plan.chosen:
             active[plan.chosen[target]] = True
         weight = weight * active
-    return weight.reshape(layer.weight_shape)
+    return add_reads(weight.reshape(layer.weight_shape), layer, slot)
 
 
 def _check_scores(scores: Tensor, free: Tensor, where: str) -> None:

@@ -16,8 +16,9 @@ from rsn2.network import MultitaskNetwork
 from rsn2.procedure.history import EarlyStopping, History, Patience
 from rsn2.procedure.loaders import Cycle, check_loader, move, pair
 from rsn2.procedure.progress import Silent, shown
+from rsn2.procedure.reselect import Reselection, move_weights
 from rsn2.procedure.resume import Checkpoint
-from rsn2.procedure.score import check_loss
+from rsn2.procedure.score import check_loss, seed_of
 from rsn2_kernels.nn import TaskLayer
 
 
@@ -33,6 +34,7 @@ class Settings:
     early_stopping: EarlyStopping | None
     checkpoint_every: int | None
     seed: int
+    reselect: Reselection | None = None
 
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same for a run to go on from a state."""
@@ -42,6 +44,7 @@ class Settings:
             "max_epochs": self.max_epochs,
             "early_stopping": None if self.early_stopping is None else asdict(self.early_stopping),
             "seed": self.seed,
+            "reselect": None if self.reselect is None else asdict(self.reselect),
         }
 
 
@@ -131,6 +134,11 @@ class Run:
         for task, y in targets.items():
             self.loss_sums[task] += first[task] * len(y)
             self.num_rows[task] += len(y)
+        reselect, step = self.settings.reselect, (self.epoch - 1) * self.num_steps + self.step + 1
+        if reselect is not None and reselect.is_due(step):
+            pairs = {task: (inputs[task], targets[task]) for task in self.tasks}
+            move_weights(self.net, pairs, self.settings.loss_fn, reselect.share(step), regrow=reselect.regrow,
+                         optimizer=self.optimizer, seed=seed_of(self.settings.seed, step))  # fmt: skip
 
     def _loss(self, task: str, output: Any, y: Any, batch: int) -> Tensor:
         loss_fn = self.settings.loss_fn[task]
@@ -165,8 +173,10 @@ class Run:
 
     def _judge(self, val_loss: dict[str, float]) -> None:
         """Early stopping: remember the best epoch, and end the run when it is time."""
-        stopping = self.settings.early_stopping
-        if stopping is None or self.patience.is_better(sum(val_loss.values()), stopping):
+        stopping, reselect = self.settings.early_stopping, self.settings.reselect
+        is_moving = reselect is not None and self.epoch * self.num_steps < reselect.until
+        # The values of an epoch could not be put back once their weights have moved.
+        if stopping is None or not is_moving and self.patience.is_better(sum(val_loss.values()), stopping):
             self.history.best_epoch = self.epoch
             if stopping is not None and stopping.restore_best:
                 self.best = [tensor.detach().clone() for tensor in self._trained()]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -104,7 +105,7 @@ def largest_by_row(scores: Tensor, k: int, allowed: Tensor, num_rows: int) -> Te
 
 
 def gradients(net: MultitaskNetwork, task: str, batches: Batches, loss_fn: LossFunction,
-              weights: Mapping[str, Tensor]) -> dict[str, Tensor]:  # fmt: skip
+              weights: Mapping[str, Tensor], *, what: str = "claim") -> dict[str, Tensor]:  # fmt: skip
     """The gradient of a task's loss with respect to dense weights that stand in for its slots.
 
     The network computes without dropout, while normalisation layers use the statistics of each batch and keep theirs
@@ -113,6 +114,7 @@ def gradients(net: MultitaskNetwork, task: str, batches: Batches, loss_fn: LossF
 
     Args:
         weights: by layer name, shape of the layer's weight. Layers that are not named compute with what the slot owns.
+        what: who asks, for messages.
 
     Returns:
         A tensor for each of ``weights``; zeros for a layer that the task does not use.
@@ -131,15 +133,28 @@ def gradients(net: MultitaskNetwork, task: str, batches: Batches, loss_fn: LossF
     ):
         for x, y in batches:
             loss = loss_fn(net(x, task=task), y)
-            check_loss("claim", loss, f"task {task!r}, batch {num_batches}")
+            check_loss(what, loss, f"task {task!r}, batch {num_batches}")
             found = torch.autograd.grad(loss * len(y), list(probes.values()), allow_unused=True)
             for name, gradient in zip(probes, found, strict=True):
                 if gradient is not None:
                     sums[name] = sums[name].add_(gradient) if name in sums else gradient.contiguous()
             num_batches += 1
     if num_batches == 0:
-        raise ValueError(f"claim: the batches of task {task!r} are empty")
+        raise ValueError(f"{what}: the batches of task {task!r} are empty")
     return {name: sums[name] if name in sums else torch.zeros_like(weight) for name, weight in weights.items()}
+
+
+def add_reads(weight: Tensor, layer: TaskLayer, slot: int) -> Tensor:
+    """``weight`` (changed in place, shape of the layer's weight) with the values of other slots that ``slot`` reads."""
+    flat = weight.view(-1)
+    for owner in layer.reads(slot):
+        flat[layer.owned(owner)] = layer.values[owner].detach()
+    return weight
+
+
+def seed_of(*parts: object) -> int:
+    """A seed of 64 bits for what these parts name."""
+    return int.from_bytes(hashlib.blake2b(repr(parts).encode(), digest_size=8).digest(), "little")
 
 
 def check_loss(what: str, loss: Any, where: str) -> None:

@@ -14,6 +14,7 @@ from rsn2.network import MultitaskNetwork
 from rsn2.procedure.claim import by_task
 from rsn2.procedure.history import EarlyStopping, History
 from rsn2.procedure.loaders import check_loader
+from rsn2.procedure.reselect import Reselection
 from rsn2.procedure.resume import Checkpoint
 from rsn2.procedure.run import Run, Settings
 from rsn2.procedure.score import LossFunction
@@ -39,7 +40,7 @@ def fit(net: MultitaskNetwork, tasks: str | Sequence[str], train: Any, validatio
         loss_fn: LossFunction | Mapping[str, LossFunction], *, optimizer: OptimizerFactory = default_optimizer,
         max_epochs: int = 100, early_stopping: EarlyStopping | None = _DEFAULT_STOPPING, metrics: Metrics | None = None,
         checkpoint: str | PathLike[str] | None = None, checkpoint_every: int | None = None, progress: bool = True,
-        seed: int = 0, thaw: bool = False) -> History:  # fmt: skip
+        seed: int = 0, thaw: bool = False, reselect: Reselection | None = None) -> History:  # fmt: skip
     """Train one task, or several together, and finish them: they are frozen afterwards.
 
     A joint step takes one batch of every task, runs all rows in one pass, and steps once on the sum of the losses. An
@@ -65,6 +66,8 @@ def fit(net: MultitaskNetwork, tasks: str | Sequence[str], train: Any, validatio
         progress: show a bar (with rich, on a terminal) or a line per epoch.
         seed: of everything random while training (dropout, loaders that use torch's generator).
         thaw: train finished tasks again.
+        reselect: let the tasks' weights move among the free ones while they train, see
+            :class:`~rsn2.procedure.reselect.Reselection`.
 
     Returns:
         What happened. The network has the weights of ``history.best_epoch``, unless ``restore_best`` is False.
@@ -87,6 +90,7 @@ def fit(net: MultitaskNetwork, tasks: str | Sequence[str], train: Any, validatio
         early_stopping=early_stopping,
         checkpoint_every=checkpoint_every,
         seed=seed,
+        reselect=reselect,
     )
     _check(net, settings, thaw)
     keeper = None if checkpoint is None else Checkpoint(checkpoint, _bytes_of_state(net, names))
@@ -106,6 +110,7 @@ def _check(net: MultitaskNetwork, settings: Settings, thaw: bool) -> None:
             raise ValueError(f"fit: {argument} must be an int of at least 1, got {value!r}")
     if settings.early_stopping is not None and not settings.validation:
         raise ValueError("fit: early stopping needs validation; pass it, or early_stopping=None")
+    _check_reselect(settings)
     for task in settings.train:
         if net.is_finished(task) and not thaw:
             raise ValueError(f"fit: task {task!r} is finished; thaw=True trains it again")
@@ -115,6 +120,17 @@ def _check(net: MultitaskNetwork, settings: Settings, thaw: bool) -> None:
         check_loader("fit", "train", task, settings.train[task])
         if task in settings.validation:
             check_loader("fit", "validation", task, settings.validation[task])
+
+
+def _check_reselect(settings: Settings) -> None:
+    if settings.reselect is None:
+        return
+    num_steps = max(check_loader("fit", "train", task, loader) for task, loader in settings.train.items())
+    if settings.reselect.until > settings.max_epochs * num_steps:
+        raise ValueError(
+            f"fit: reselect must end within the {settings.max_epochs} epochs of {num_steps} steps, "
+            f"but until is {settings.reselect.until}"
+        )
 
 
 def _metrics_by_task(metrics: Metrics, tasks: Sequence[str]) -> dict[str, Mapping[str, Any]]:
