@@ -26,6 +26,7 @@ EXPERIMENTS: dict[str, tuple[str, str, str]] = {
     "capacity": ("capacity", "capacity", "How many permuted tasks fit into one fully connected network"),
     "granularity": ("granularity", "sizes_of_claims", "Single weights against vectors and blocks at the same keep"),
     "scale": ("scale", "residual_network", "One-shot selection in a ResNet-18, on CIFAR-10 in two tasks"),
+    "selection": ("selection", "ways_of_selection", "Which weights a task chooses, and re-selection while it trains"),
 }
 """Name -> (module, function that returns the experiment, what it is in one line)."""
 

@@ -100,6 +100,8 @@ class Recipe:
         output_layers: patterns of the layers for which ``Settings.output_scope`` is meant.
         finish: more metrics after the last stage, by task.
         claim_options: more arguments of ``rsn2.claim``, or others, for some settings.
+        prepare: called with the network and the tasks of a stage, before they claim.
+        fit_options: more arguments of ``rsn2.fit``, for some settings.
     """
 
     tasks: Callable[[Mapping[str, Any]], Mapping[str, Task]]
@@ -108,6 +110,8 @@ class Recipe:
     output_layers: tuple[str, ...] = ("output",)
     finish: Callable[[MultitaskNetwork, Datasets, Mapping[str, Any]], dict[str, Any]] | None = None
     claim_options: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
+    prepare: Callable[[MultitaskNetwork, Sequence[str], Mapping[str, Any]], None] | None = None
+    fit_options: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
 
 
 def run_stage(recipe: Recipe, unit: Unit, context: Context) -> dict[str, Any]:
@@ -142,6 +146,8 @@ class _Stage:
         claimed = None
         if isinstance(net, MultitaskNetwork) and not (self.number and self.settings["mode"] == "preallocate"):
             start = time.perf_counter()
+            if self.recipe.prepare is not None:
+                self.recipe.prepare(net, self.own, self.settings)
             self._claim(net, claims_for, data)
             claimed = round(time.perf_counter() - start, 2)
         before = self._digests(net, data)
@@ -227,10 +233,11 @@ class _Stage:
         optimizer = functools.partial(torch.optim.Adam, lr=settings["learning_rate"], eps=settings["adam_eps"])
         stopping = EarlyStopping(patience=settings["patience"], min_delta=settings["min_delta"])
         losses = {task: self.tasks[task].loss for task in self.own}
+        more = {} if self.recipe.fit_options is None else self.recipe.fit_options(settings)
         # What fit asks of a network, the dense ones answer too.
         return fit(cast(MultitaskNetwork, net), self.own, train, validation, losses, optimizer=optimizer,
                    max_epochs=settings["max_epochs"], early_stopping=stopping, checkpoint=self.context.checkpoint,
-                   progress=self.context.progress, seed=self.unit.seed)  # fmt: skip
+                   progress=self.context.progress, seed=self.unit.seed, **more)  # fmt: skip
 
     def _digests(self, net: nn.Module, data: Datasets) -> dict[str, str]:
         return {task: digest(outputs_of(net, task, self._test_batches(task, data[task]))[0]) for task in self.earlier}
