@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rsn2 import data, metrics, models
     from rsn2.checkpoint import load
     from rsn2.network import MultitaskNetwork
-    from rsn2.procedure import ClaimReport, EarlyStopping, History, Reselection, claim, equal_share, fit
+    from rsn2.procedure import ClaimReport, EarlyStopping, History, Reselection, claim, equal_share, fit, read_weights
     from rsn2_kernels import CapacityError, __version__
 
 _MODULES = ("data", "metrics", "models")
@@ -28,6 +28,7 @@ _HOMES = {
     "equal_share": "rsn2.procedure",
     "fit": "rsn2.procedure",
     "load": "rsn2.checkpoint",
+    "read_weights": "rsn2.procedure",
 }
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "load",
     "metrics",
     "models",
+    "read_weights",
 ]
 
 

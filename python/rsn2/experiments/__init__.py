@@ -27,6 +27,13 @@ EXPERIMENTS: dict[str, tuple[str, str, str]] = {
     "granularity": ("granularity", "sizes_of_claims", "Single weights against vectors and blocks at the same keep"),
     "scale": ("scale", "residual_network", "One-shot selection in a ResNet-18, on CIFAR-10 in two tasks"),
     "selection": ("selection", "ways_of_selection", "Which weights a task chooses, and re-selection while it trains"),
+    "transfer": ("transfer", "fashion_to_fashion", "Reading what five classes of Fashion-MNIST taught, with few rows"),
+    "transfer-digits": (
+        "transfer",
+        "digits_to_digits",
+        "Reading what the digits 0 to 4 taught, with few rows of 5 to 9",
+    ),
+    "transfer-conv": ("transfer", "fashion_to_fashion_conv", "The same in a convolutional network"),
 }
 """Name -> (module, function that returns the experiment, what it is in one line)."""
 
