@@ -58,7 +58,7 @@ def ways_of_selection() -> Experiment:
             "control are the figures to compare with."
         ),
         variants={f"{name}-{keep:g}": variant for keep in KEEPS for name, variant in _variants(keep).items()},
-        smoke=SMOKE | {"widths": (784, 64, 48, 10), "reselect_every": 1, "reselect_until": 2},
+        smoke=SMOKE | {"widths": (784, 64, 48, 10), "keep": 0.2, "reselect_every": 1, "reselect_until": 2},
         columns=(
             Column("digits", "accuracy", "Digits, %"),
             Column("fashion", "accuracy", "Fashion, %"),
