@@ -43,7 +43,7 @@ def test_reselection_is_what_the_settings_say():
     found = {name: reselection(asdict(variant.settings)) for name, variant in variants.items()}
     for name, options in found.items():
         regrow = REGROW.get(name.rsplit("-", 1)[0], ("",))[0]
-        expected = {"reselect": Reselection(until=500, every=50, fraction=0.3, regrow=regrow)} if regrow else {}
+        expected = {"reselect": Reselection(until=900, every=100, fraction=0.3, regrow=regrow)} if regrow else {}
         assert options == expected
 
 

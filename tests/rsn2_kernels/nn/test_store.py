@@ -183,6 +183,7 @@ def test_reading_earlier_slots(layer_and_input, draw):
     before = layer(x, 0)
     layer.read(1, [0])
     layer.read(2, [0, 0])
+    assert [layer.reads(slot) for slot in range(3)] == [(), (0,), (0,)]
     expected = layer.to_dense(1)
     with torch.no_grad():
         expected.weight += layer.to_dense(0).weight
