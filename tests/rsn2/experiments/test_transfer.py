@@ -11,7 +11,7 @@ import torch
 from rsn2.experiments import load_experiment, records
 from rsn2.experiments.running import run
 from rsn2.experiments.tasks import prepared
-from rsn2.experiments.transfer import CLASSES, FIRST, ROWS, Settings, network, prepare, tasks
+from rsn2.experiments.transfer import FIRST, ROWS, Settings, network, prepare, tasks
 
 NAMES = ("transfer", "transfer-digits", "transfer-conv")
 QUIET = {"smoke": True, "progress": False, "say": lambda line: None}
@@ -31,9 +31,9 @@ def lines_of(out, name, variant) -> list[dict]:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_task_is_tested_and_none_forgets(finished, name):
-    for variant in ("reading", "alone", "control"):
+    for variant in load_experiment(name).variants:
         lines = lines_of(finished, name, variant)
-        assert [line["stage"] for line in lines] == list(CLASSES)
+        assert [line["stage"] for line in lines] == ([*ROWS] if variant == "control" else [FIRST, *ROWS])
         seen: dict[str, float] = {}
         for line in lines:
             metrics = line["metrics"]["tasks"][line["stage"]]
@@ -45,13 +45,13 @@ def test_every_task_is_tested_and_none_forgets(finished, name):
                 seen = after
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_only_reading_makes_the_difference(finished, name):
+@pytest.mark.parametrize(("name", "share"), [*((name, "") for name in NAMES), ("transfer", "-0.01")])
+def test_only_reading_makes_the_difference(finished, name, share):
     """The first task is one and the same, the others differ."""
     variants = load_experiment(name).variants
-    one, two = asdict(variants["reading"].settings), asdict(variants["alone"].settings)
+    one, two = asdict(variants[f"reading{share}"].settings), asdict(variants[f"alone{share}"].settings)
     assert {key for key in one if one[key] != two[key]} == {"reads"}
-    reading, alone = lines_of(finished, name, "reading"), lines_of(finished, name, "alone")
+    reading, alone = lines_of(finished, name, f"reading{share}"), lines_of(finished, name, f"alone{share}")
     assert reading[0]["metrics"]["losses_after"] == alone[0]["metrics"]["losses_after"]
     for one, two in zip(reading[1:], alone[1:], strict=True):
         assert one["metrics"]["owned_per_layer"] == two["metrics"]["owned_per_layer"]
@@ -71,7 +71,7 @@ def test_tasks_with_few_rows_have_as_many_as_they_are_named_after(tiny_data, mon
 
 @pytest.mark.parametrize("kind", ["fully_connected", "convolutional"])
 def test_who_reads_what(kind):
-    settings = asdict(Settings(network=kind, reads=True, widths=(784, 64, 48, 10), channels=(4, 8), hidden=(16, 16)))
+    settings = asdict(Settings(network=kind, reads=True, widths=(784, 64, 48, 10), channels=(8, 8), hidden=(64, 48)))
     net = network(settings)
     net.freeze(FIRST)
     net.freeze("100 rows")
