@@ -143,6 +143,7 @@ class _Stage:
         wanted = dict.fromkeys([*self.own, *self.earlier, *claims_for])
         data = {task: prepared(self.tasks[task], self.settings, self.context.data_dir) for task in wanted}
         net = self._network()
+        before = self._digests(net, data)
         claimed = None
         if isinstance(net, MultitaskNetwork) and not (self.number and self.settings["mode"] == "preallocate"):
             start = time.perf_counter()
@@ -150,7 +151,6 @@ class _Stage:
                 self.recipe.prepare(net, self.own, self.settings)
             self._claim(net, claims_for, data)
             claimed = round(time.perf_counter() - start, 2)
-        before = self._digests(net, data)
         history = self._fit(net, data)
         changed = [task for task, found in self._digests(net, data).items() if found != before[task]]
         if changed:
