@@ -300,6 +300,15 @@ def test_wrong_settings(arguments, message) -> None:
         Reselection(**arguments)
 
 
+def test_a_loss_that_is_not_finite_changes_nothing() -> None:
+    net = network("a")
+    x, y = next(iter(batches(1)))
+    before = bits(net)
+    with pytest.raises(ValueError, match="fit: the loss must be finite, got nan"):
+        move_weights(net, {"a": (x, y)}, {"a": lambda outputs, y: cross_entropy(outputs, y) * float("nan")}, 0.3)
+    assert bits(net) == before
+
+
 def test_it_must_end_before_training_does() -> None:
     with pytest.raises(ValueError, match="must end within the 4 epochs of 3 steps, but until is 13"):
         train(network("a"), "a", Reselection(until=13))
