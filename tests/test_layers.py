@@ -36,6 +36,7 @@ LAYERS = {
         ["testing"],
     ],
     "rsn2": [
+        ["memory", "pooling"],
         ["data"],
         ["models"],
         ["metrics"],
