@@ -11,8 +11,8 @@ import torch
 from rsn2.data import Dataset, TensorBatches
 from rsn2.experiments import exp4, published
 from rsn2.experiments.exp4 import SMALL, Settings
-from rsn2.experiments.experiment import Column, Experiment, Variant
-from rsn2.experiments.protocol import PAPER, SMOKE, Recipe, as_published, units_of_stage
+from rsn2.experiments.experiment import Column, Experiment
+from rsn2.experiments.protocol import PAPER, SMOKE, Recipe, as_published, units_of_stage, with_speed
 from rsn2.experiments.tasks import FASHION_CLASSES, Task, fashion
 from rsn2.experiments.training import outputs_of
 from rsn2.metrics import accuracy, f1_per_class
@@ -36,7 +36,7 @@ def fashion_ensemble() -> Experiment:
             "weight has two owners, which is why its 92 % for that subnetwork and for the ensemble are not promised."
         ),
         variants={
-            "ours": Variant("ours", ours, NAMES),
+            **with_speed(ours),
             **as_published(replace(ours, stages=(together,), claim_rows=1000, **PAPER)),
         },
         smoke=SMOKE | SMALL,
@@ -50,7 +50,7 @@ def fashion_ensemble() -> Experiment:
                    published_control_f1=published.FASHION_CONV_CONTROL),
             Column("ensemble", "above_best", "Ensemble above the best, points", expected={"ours": 0.5}),
         ),
-        run_unit=units_of_stage(Recipe(tasks, network, exp4.control, finish=ensemble)),
+        run_unit=units_of_stage(Recipe(tasks, network, exp4.control, finish=ensemble, timed=NAMES[:1])),
         borrowed_controls={name: ("exp4", "fashion") for name in (*NAMES, "ensemble")},
     )  # fmt: skip
 

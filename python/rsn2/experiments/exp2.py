@@ -9,7 +9,7 @@ from typing import Any
 from rsn2.experiments import exp4, published
 from rsn2.experiments.exp4 import SMALL, Settings
 from rsn2.experiments.experiment import Column, Experiment, Variant
-from rsn2.experiments.protocol import DENSE, PAPER, SMOKE, Recipe, as_published, units_of_stage
+from rsn2.experiments.protocol import DENSE, PAPER, SMOKE, Recipe, as_published, units_of_stage, with_speed
 from rsn2.experiments.tasks import FASHION_CLASSES, Task, fashion_classes
 from rsn2.network import MultitaskNetwork
 
@@ -29,7 +29,7 @@ def easy_and_hard_fashion() -> Experiment:
             "paper compares with its control for all ten classes (92 %); here each task has a control of its own."
         ),
         variants={
-            "ours": Variant("ours", ours, ours.stages),
+            **with_speed(ours),
             **as_published(replace(ours, stages=("easy+hard",), claim_rows=1000, **PAPER)),
             "control": Variant("dense control, one network per task", replace(ours, stages=(), **DENSE),
                                ("easy", "hard"), is_control=True),

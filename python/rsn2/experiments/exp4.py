@@ -10,7 +10,7 @@ from torch import nn
 
 from rsn2.experiments import published
 from rsn2.experiments.experiment import Column, Experiment, Variant
-from rsn2.experiments.protocol import DENSE, PAPER, SMOKE, Recipe, as_published, units_of_stage
+from rsn2.experiments.protocol import DENSE, PAPER, SMOKE, Recipe, as_published, units_of_stage, with_speed
 from rsn2.experiments.protocol import Settings as CommonSettings
 from rsn2.experiments.tasks import DIGIT_CLASSES, FASHION_CLASSES, Task, digits, fashion
 from rsn2.models import conv_network
@@ -50,7 +50,7 @@ def mnist_and_fashion_conv() -> Experiment:
             "there are none here."
         ),
         variants={
-            "ours": Variant("ours", ours, ours.stages),
+            **with_speed(ours),
             **as_published(replace(ours, stages=("digits+fashion",), **PAPER)),
             "control": Variant("dense control, one network per task", replace(ours, stages=(), **DENSE),
                                ("digits", "fashion"), is_control=True),

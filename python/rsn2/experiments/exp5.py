@@ -11,7 +11,7 @@ from torch import nn
 
 from rsn2.experiments import published
 from rsn2.experiments.experiment import Column, Experiment, Variant
-from rsn2.experiments.protocol import DENSE, PAPER, SMOKE, Recipe, as_published, units_of_stage
+from rsn2.experiments.protocol import DENSE, PAPER, SMOKE, Recipe, as_published, units_of_stage, with_speed
 from rsn2.experiments.protocol import Settings as CommonSettings
 from rsn2.experiments.tasks import DIGIT_CLASSES, FASHION_CLASSES, Task, boston, flat_digits, flat_fashion
 from rsn2.models import fully_connected
@@ -55,7 +55,7 @@ def mnist_fashion_and_boston() -> Experiment:
             "the head's output as it is, while `paper` has a ReLU there, which stops learning where it is negative."
         ),
         variants={
-            "ours": Variant("ours", ours, ours.stages),
+            **with_speed(ours),
             **as_published(paper),
             "control": Variant("dense control, one network per task",
                                replace(ours, stages=(), **DENSE), ("boston",), is_control=True),
@@ -93,8 +93,10 @@ def network(settings: Mapping[str, Any]) -> MultitaskNetwork:
 
 
 def control(settings: Mapping[str, Any], task: str) -> nn.Module:
-    """Boston's stem, trunk and head as one dense network."""
+    """Stem, trunk and head of a task as one dense network."""
     widths, initialiser = settings["widths"], settings["initialiser"]
+    if task != "boston":
+        return fully_connected(widths, initialiser=initialiser).whole()
     trunk = fully_connected(widths, initialiser=initialiser).trunk
     return nn.Sequential(layer(13, widths[0], initialiser), nn.ReLU(), trunk, price_head(widths[-2], settings))
 

@@ -13,7 +13,7 @@ from rsn2.experiments import published
 from rsn2.experiments.exp4 import SMALL
 from rsn2.experiments.exp4 import Settings as ConvSettings
 from rsn2.experiments.experiment import Column, Experiment, Variant
-from rsn2.experiments.protocol import DENSE, PAPER, SMOKE, Recipe, as_published, units_of_stage
+from rsn2.experiments.protocol import DENSE, PAPER, SMOKE, Recipe, as_published, units_of_stage, with_speed
 from rsn2.experiments.tasks import CIFAR_CLASSES, DIGIT_CLASSES, FASHION_CLASSES, Task, cifar10, digits, fashion
 from rsn2.models import conv_network
 from rsn2.network import MultitaskNetwork
@@ -48,7 +48,7 @@ def cifar_mnist_and_fashion() -> Experiment:
             "of its own, which stores as much."
         ),
         variants={
-            "ours": Variant("ours", ours, ours.stages),
+            **with_speed(ours),
             **as_published(paper),
             "control": Variant("dense control, one network per task", replace(ours, stages=(), **DENSE), ("cifar",),
                                is_control=True),

@@ -11,7 +11,7 @@ from torch import nn
 from rsn2.experiments import published
 from rsn2.experiments.exp5 import PATIENT, layer, price_head
 from rsn2.experiments.experiment import Column, Experiment, Variant
-from rsn2.experiments.protocol import DENSE, PAPER, SMOKE, Recipe, as_published, units_of_stage
+from rsn2.experiments.protocol import DENSE, PAPER, SMOKE, Recipe, as_published, units_of_stage, with_speed
 from rsn2.experiments.protocol import Settings as CommonSettings
 from rsn2.experiments.tasks import DIGIT_CLASSES, FASHION_CLASSES, Task, boston, flat_digits, flat_fashion, imdb
 from rsn2.models import fully_connected
@@ -57,7 +57,7 @@ def images_numbers_and_text() -> Experiment:
             "a tenth of its own, which stores as much. Boston as in Experiment 5."
         ),
         variants={
-            "ours": Variant("ours", ours, ours.stages),
+            **with_speed(ours),
             **as_published(paper),
             "control": Variant("dense control, one network per task", replace(ours, stages=(), **DENSE),
                                ("boston", "imdb"), is_control=True),

@@ -17,7 +17,7 @@ from rsn2.data.utkface import AGE_NAMES, GENDER_NAMES, RACE_NAMES
 from rsn2.experiments import published
 from rsn2.experiments.exp5 import layer
 from rsn2.experiments.experiment import Column, Experiment, Variant
-from rsn2.experiments.protocol import DENSE, PAPER, SMOKE, Recipe, as_published, units_of_stage
+from rsn2.experiments.protocol import DENSE, PAPER, SMOKE, Recipe, as_published, units_of_stage, with_speed
 from rsn2.experiments.protocol import Settings as CommonSettings
 from rsn2.experiments.tasks import (
     CIFAR_CLASSES,
@@ -82,7 +82,7 @@ def _experiment(name: str, image_size: int) -> Experiment:
             "not train (one of them chooses among ten classes at 10 %); those here are the same network, one per task."
         ),
         variants={
-            "ours": Variant("ours", ours, ours.stages),
+            **with_speed(ours),
             **as_published(paper),
             "control": Variant("dense control, one network per task", replace(ours, stages=(), **DENSE),
                                (*FACES, "cifar"), is_control=True),

@@ -118,12 +118,14 @@ class Variant:
         stages: names of its units, in order; a later one may build on what an earlier one left in the folder of
             results.
         is_control: whether this is the dense control.
+        seeds: the only ones that make sense, where another seed would say nothing new.
     """
 
     title: str
     settings: Any
     stages: tuple[str, ...]
     is_control: bool = False
+    seeds: tuple[int, ...] | None = None
 
 
 @dataclass(frozen=True)
@@ -178,6 +180,6 @@ class Experiment:
             Unit(self.name, name, seed, stage, asdict(variant.settings) | changes)
             for seed in (self.seeds if seeds is None else seeds)
             for name, variant in self.variants.items()
-            if variants is None or name in variants
+            if (variants is None or name in variants) and (variant.seeds is None or seed in variant.seeds)
             for stage in variant.stages
         ]

@@ -13,6 +13,7 @@ from torch import nn
 
 from rsn2.data import Dataset, TensorBatches
 from rsn2.experiments.experiment import Context, Unit, Variant, network_file
+from rsn2.experiments.speed import time_of_steps
 from rsn2.experiments.tasks import Task, prepared
 from rsn2.experiments.training import DenseNetworks, digest, evaluate, outputs_of, sizes_of
 from rsn2.network import MultitaskNetwork
@@ -28,7 +29,8 @@ class Settings:
 
     Attributes:
         kind: ``"rsn2"`` (one network, disjoint weights), ``"dense"`` (one ordinary network per task), or ``"authors"``
-            (masks by the rule of the authors' code are counted and nothing is trained).
+            (masks by the rule of the authors' code are counted and nothing is trained), or ``"speed"`` (training steps
+            are timed).
         stages: the tasks that train together, joined by ``+``, stage after stage.
         initialiser: starting values, a name in ``rsn2.models.INITIALISERS``.
         keep: share of every layer's weights that a task claims.
@@ -80,8 +82,20 @@ DENSE: dict[str, Any] = {"kind": "dense", "keep": 1.0, "mode": "", "start": "", 
 
 def as_published(paper: Settings) -> dict[str, Variant]:
     """The variants ``paper`` and ``authors`` of an experiment."""
-    counted = Variant("masks by the rule of the authors' code, counted", replace(paper, **AUTHORS), ("selection",))
-    return {"paper": Variant("as the paper has it", paper, paper.stages), "authors": counted}
+    counted = replace(paper, **AUTHORS)
+    return {
+        "paper": Variant("as the paper has it", paper, paper.stages),
+        "authors": Variant("masks by the rule of the authors' code, counted", counted, ("selection",), seeds=(0,)),
+    }
+
+
+def with_speed(ours: Settings) -> dict[str, Variant]:
+    """The variants ``ours`` and ``speed`` of an experiment."""
+    timed = replace(ours, kind="speed", stages=())
+    return {
+        "ours": Variant("ours", ours, ours.stages),
+        "speed": Variant("a training step of ours, timed", timed, ("steps",), seeds=(0,)),
+    }
 
 
 SMOKE: dict[str, Any] = {"max_rows": 320, "max_epochs": 1, "batch_size": 128, "smoke": True, "by_stage": {},
@@ -99,6 +113,7 @@ class Recipe:
         control: the dense network of a task: same architecture, nothing shared.
         output_layers: patterns of the layers for which ``Settings.output_scope`` is meant.
         finish: more metrics after the last stage, by task.
+        timed: the tasks whose training steps are timed; all by default.
         claim_options: more arguments of ``rsn2.claim``, or others, for some settings.
         prepare: called with the network and the tasks of a stage, before they claim.
         fit_options: more arguments of ``rsn2.fit``, for some settings.
@@ -109,6 +124,7 @@ class Recipe:
     control: Callable[[Mapping[str, Any], str], nn.Module]
     output_layers: tuple[str, ...] = ("output",)
     finish: Callable[[MultitaskNetwork, Datasets, Mapping[str, Any]], dict[str, Any]] | None = None
+    timed: tuple[str, ...] = ()
     claim_options: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
     prepare: Callable[[MultitaskNetwork, Sequence[str], Mapping[str, Any]], None] | None = None
     fit_options: Callable[[Mapping[str, Any]], dict[str, Any]] | None = None
@@ -117,7 +133,8 @@ class Recipe:
 def run_stage(recipe: Recipe, unit: Unit, context: Context) -> dict[str, Any]:
     """One unit: the tasks of its stage claim, train and are tested; those of earlier stages are tested again."""
     stage = _Stage(recipe, unit, context)
-    return stage.count_authors_selection() if unit.settings["kind"] == "authors" else stage.run()
+    runs = {"authors": stage.count_authors_selection, "speed": stage.time_steps}
+    return runs.get(unit.settings["kind"], stage.run)()
 
 
 def units_of_stage(recipe: Recipe) -> Callable[[Unit, Context], dict[str, Any]]:
@@ -186,6 +203,19 @@ class _Stage:
         counts = count_authors_selection(net, list(self.tasks), batches, losses, self.settings["keep"],
                                          start=self.settings["start"], seed=self.unit.seed)  # fmt: skip
         return {"tasks": {}, "authors_selection": counts}
+
+    def time_steps(self) -> dict[str, Any]:
+        """How long a step of each task takes, each in the network as it is when the tasks before have claimed."""
+        torch.manual_seed(self.unit.seed)
+        net, found = self.recipe.network(self.settings), {}
+        for task in self.recipe.timed or self.tasks:
+            self.settings = dict(self.unit.settings) | dict(self.unit.settings["by_stage"].get(task, {}))
+            part = prepared(self.tasks[task], self.settings, self.context.data_dir)
+            self._claim(net, [task], {task: part})
+            x, y = next(iter(self._claim_batches(task, part)))
+            control = functools.partial(self.recipe.control, self.settings, task)
+            found[task] = time_of_steps(net, task, control, self.tasks[task].loss, x, y)
+        return {"tasks": {}, "speed": found}
 
     def _network(self) -> MultitaskNetwork | DenseNetworks:
         torch.manual_seed(self.unit.seed)

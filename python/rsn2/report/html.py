@@ -109,7 +109,7 @@ def _experiment(experiment: Experiment, results: Results) -> str:
             ),
         ]
     parts += [_losses(experiment, entries), _f1(experiment, entries), _owners(entries)]
-    counted = [authors_table(entry) for entry in entries]
+    counted = [made(entry) for made in (authors_table, costs.speed_table) for entry in entries]
     parts += [table_of(table, as_cards=True) for table in counted if table is not None]
     size, cost = costs.size_table(experiment, entries), costs.cost_table(experiment, entries)
     parts += [table_of(table, as_cards=True) for table in (size, cost) if table is not None]

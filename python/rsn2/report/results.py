@@ -10,7 +10,7 @@ from rsn2.experiments import EXPERIMENTS, PAPER, load_experiment
 from rsn2.experiments.experiment import Experiment
 from rsn2.experiments.records import read_lines
 from rsn2.report import html, summary
-from rsn2.report.costs import cost_table, size_table
+from rsn2.report.costs import cost_table, size_table, speed_table
 from rsn2.report.entries import Results
 from rsn2.report.owners import authors_table, owner_table
 from rsn2.report.tables import Table, drawn_by, f1_table, figure_table, losses_table, results_table
@@ -32,6 +32,7 @@ def tables(experiment: Experiment, lines: Sequence[dict[str, Any]]) -> list[Tabl
     made += [f1_table(column, entries) for column in experiment.columns if column.class_names]
     made += [owner_table(entry) for entry in entries if entry.variant == summary.VARIANT]
     made += [authors_table(entry) for entry in entries]
+    made += [speed_table(entry) for entry in entries]
     made += [size_table(experiment, entries), cost_table(experiment, entries)]
     return [table for table in made if table is not None]
 
