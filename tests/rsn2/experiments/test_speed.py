@@ -42,7 +42,7 @@ def test_the_masked_network_gives_the_same_outputs(net):
 
 
 def test_another_network_is_refused(net):
-    with pytest.raises(ValueError, match="mask_like: layers of first must be those of the dense network"):
+    with pytest.raises(ValueError, match="mask_like: the layers of first must be those of the dense network"):
         speed.mask_like(nn.Sequential(nn.Linear(12, 9), nn.Linear(9, 8)), net, "first")
 
 
