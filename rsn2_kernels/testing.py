@@ -34,6 +34,11 @@ CONV_SHAPES = {  # B, C, O, T, (H, W), (P, Q), stride, padding [top, bottom, lef
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 
 
+def seeded(seed: int) -> torch.Generator:
+    """A generator on torch's default device, where the numbers drawn from it are to be."""
+    return torch.Generator(torch.get_default_device()).manual_seed(seed)
+
+
 def random_masks(num_slots: int, num_rows: int, num_columns: int, density: float, generator: torch.Generator) -> Tensor:
     """Disjoint bool masks ``[T, O, K]``: a weight belongs to some slot with probability ``T * density``, at most 1."""
     draw = torch.rand(num_rows, num_columns, generator=generator)
@@ -69,7 +74,7 @@ def linear_sample(
     seed: int = 0,
 ) -> Sample:
     """Inputs of ``task_linear``: a mixed batch and packed weights with their index."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     density = density or min(0.3, 1 / num_slots)
     weight = torch.randn(num_outputs, num_inputs, generator=generator).to(value_dtype or dtype)
     packed = pack(weight, random_masks(num_slots, num_outputs, num_inputs, density, generator))
@@ -95,7 +100,7 @@ def conv_sample(
     seed: int = 0,
 ) -> Sample:
     """Inputs of ``task_conv2d``."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     density = density or min(0.3, 1 / num_slots)
     num_columns = channels * kernel_size[0] * kernel_size[1]
     weight = torch.randn(num_outputs, num_columns, generator=generator).to(value_dtype or dtype)

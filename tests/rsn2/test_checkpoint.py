@@ -16,10 +16,11 @@ from torch.nn.functional import cross_entropy
 
 import rsn2
 from rsn2_kernels.nn import TaskLinear
+from rsn2_kernels.testing import seeded
 
 
 def data(width: int = 6) -> list[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(1)
+    generator = seeded(1)
     return [(torch.randn(10, width, generator=generator), torch.arange(10) % 2)]
 
 

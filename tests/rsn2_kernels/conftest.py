@@ -15,7 +15,7 @@ from torch import Tensor
 from rsn2_kernels import reference
 from rsn2_kernels.formats import PackedWeight, encode_slot, join, value_starts
 from rsn2_kernels.ops import task_conv2d_index, task_linear_index
-from rsn2_kernels.testing import CONV_SHAPES, LINEAR_SHAPES, assert_as_accurate, conv_sample, linear_sample
+from rsn2_kernels.testing import CONV_SHAPES, LINEAR_SHAPES, assert_as_accurate, conv_sample, linear_sample, seeded
 
 OPERATORS = torch.ops.rsn2_kernels
 RESULTS = ("forward", "grad_input", "grad_values", "grad_bias")
@@ -87,20 +87,39 @@ class Problem:
             frozen=None if self.frozen is None else self.frozen._replace(values=self.frozen.values.double()),
         )
 
+    def to(self, device: torch.device | str) -> Problem:
+        """The same on another device, for the reference: the index stays that of the kernels here."""
+
+        def moved(weight: PackedWeight | None) -> PackedWeight | None:
+            if weight is None:
+                return None
+            return weight._replace(**{name: getattr(weight, name).to(device) for name in ("values", "positions")})
+
+        return replace(
+            self,
+            x=self.x.to(device),
+            weight=moved(self.weight),
+            slots=self.slots.to(device),
+            bias=None if self.bias is None else self.bias.to(device),
+            grad_y=self.grad_y.to(device),
+            frozen=moved(self.frozen),
+        )
+
     def plain(self, result: str) -> Tensor:
         """What plain PyTorch computes in the same dtype; computed once."""
         return self._answer(result, False)
 
     def exact(self, result: str) -> Tensor:
-        """The answer in float64; computed once."""
+        """The answer in float64, from the CPU; computed once."""
         return self._answer(result, True)
 
     def _answer(self, result: str, is_exact: bool) -> Tensor:
         if (result, is_exact) not in self._answers:
             threads = torch.get_num_threads()
             torch.set_num_threads(1)  # many small products, for which threads would mostly wait
-            problem = self.double() if is_exact else self
-            self._answers[result, is_exact] = problem.get(result, reference)
+            problem = self.double().to("cpu") if is_exact else self
+            with torch.device("cpu" if is_exact else self.x.device):
+                self._answers[result, is_exact] = problem.get(result, reference).to(self.x.device)
             torch.set_num_threads(threads)
         return self._answers[result, is_exact]
 
@@ -148,7 +167,7 @@ class Problem:
 def frozen_store(problem: Problem, density: float = 0.15) -> PackedWeight:
     """A second store of the same shape, whose slots may read the same weights: a frozen weight has many readers."""
     num_slots, num_rows, num_columns = problem.weight.shape
-    generator = torch.Generator().manual_seed(11)
+    generator = seeded(11)
     masks = torch.rand(num_slots, num_rows, num_columns, generator=generator) < density
     flats = [mask.flatten().nonzero().squeeze(1) for mask in masks]
     segments = [encode_slot(flat, num_rows, num_columns)[0] for flat in flats]
@@ -166,7 +185,7 @@ def build_index(problem: Problem, positions: Tensor) -> Tensor:
 def linear_problem(shape: str | tuple[int, int, int, int], **options: Any) -> Problem:
     batch, num_inputs, num_outputs, num_slots = LINEAR_SHAPES[shape] if isinstance(shape, str) else shape
     sample = linear_sample(batch, num_inputs, num_outputs, num_slots, **options)
-    grad_y = torch.randn(batch, num_outputs, generator=torch.Generator().manual_seed(7)).to(sample.x.dtype)
+    grad_y = torch.randn(batch, num_outputs, generator=seeded(7)).to(sample.x.dtype)
     return Problem("task_linear", *sample, grad_y)
 
 
@@ -176,7 +195,7 @@ def conv_problem(shape: str | tuple[Any, ...], **options: Any) -> Problem:
     sample = conv_sample(batch, channels, num_outputs, num_slots, size, window[0], **options)
     problem = Problem("task_conv2d", *sample, sample.x, tuple(map(list, window)))
     size_of_y = problem.forward(reference).shape
-    grad_y = torch.randn(size_of_y, generator=torch.Generator().manual_seed(7)).to(sample.x.dtype)
+    grad_y = torch.randn(size_of_y, generator=seeded(7)).to(sample.x.dtype)
     return replace(problem, grad_y=grad_y)
 
 

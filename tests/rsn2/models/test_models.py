@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from rsn2.models import INITIALISERS, conv_network, fully_connected, initialise
+from rsn2_kernels.testing import seeded
 
 
 def num_weights(*modules: nn.Module) -> int:
@@ -54,14 +55,14 @@ def test_conv_network_shapes(stride):
 )
 def test_initialisers_have_their_variance(name, std):
     layer = nn.Linear(500, 300)
-    initialise(layer, name, generator=torch.Generator().manual_seed(0))
+    initialise(layer, name, generator=seeded(0))
     # 150 000 draws: the standard error of the standard deviation is below 0.3 %, five of them are allowed.
     assert layer.weight.std().item() == pytest.approx(std, rel=0.015)
     assert not bool(layer.bias.any())
 
 
 def test_a_generator_decides_the_values():
-    first, second, other = (fully_connected((4, 3, 2), generator=torch.Generator().manual_seed(s)) for s in (1, 1, 2))
+    first, second, other = (fully_connected((4, 3, 2), generator=seeded(s)) for s in (1, 1, 2))
     assert torch.equal(first.head.weight, second.head.weight)
     assert not torch.equal(first.head.weight, other.head.weight)
 

@@ -11,6 +11,7 @@ from rsn2.models.resnet import BasicBlock
 from rsn2.network import MultitaskNetwork
 from rsn2.procedure import claim
 from rsn2_kernels.nn import TaskBatchNorm2d, TaskConv2d
+from rsn2_kernels.testing import seeded
 
 
 def test_it_has_eighteen_layers_besides_the_shortcuts():
@@ -57,9 +58,7 @@ def test_a_block_adds_its_input():
 
 
 def test_a_generator_decides_the_values():
-    first, second, other = (
-        resnet18(3, channels=(2, 3), generator=torch.Generator().manual_seed(seed)).whole() for seed in (1, 1, 2)
-    )
+    first, second, other = (resnet18(3, channels=(2, 3), generator=seeded(seed)).whole() for seed in (1, 1, 2))
     assert torch.equal(first.block3.conv2.weight, second.block3.conv2.weight)
     assert not torch.equal(first.block3.conv2.weight, other.block3.conv2.weight)
 

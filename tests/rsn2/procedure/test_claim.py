@@ -14,12 +14,13 @@ from torch.nn.functional import cross_entropy, mse_loss
 import rsn2
 from rsn2.procedure.score import Scored
 from rsn2_kernels.formats import StoredBase, num_kept
+from rsn2_kernels.testing import seeded
 
 Data = list[tuple[Tensor, Tensor]]
 
 
 def data(seed: int = 0, rows: int = 12) -> Data:
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     x = torch.randn(rows, 6, generator=generator)
     return [(x[: rows // 2], torch.arange(rows // 2) % 2), (x[rows // 2 :], torch.arange(rows // 2) % 2)]
 

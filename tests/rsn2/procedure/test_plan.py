@@ -13,10 +13,11 @@ from torch.nn.functional import cross_entropy
 import rsn2
 from rsn2.procedure.score import Scored
 from rsn2_kernels.formats import num_kept
+from rsn2_kernels.testing import seeded
 
 
 def data(seed: int = 0) -> list[tuple[Tensor, Tensor]]:
-    x = torch.randn(12, 6, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(12, 6, generator=seeded(seed))
     return [(x[:6], torch.arange(6) % 2), (x[6:], torch.arange(6) % 2)]
 
 

@@ -9,8 +9,9 @@ from torch.nn.functional import cross_entropy
 
 import rsn2
 from rsn2.procedure.score import Scored
+from rsn2_kernels.testing import seeded
 
-X = torch.randn(24, 6, generator=torch.Generator().manual_seed(0))
+X = torch.randn(24, 6, generator=seeded(0))
 Y = (X[:, 0] > 0).long()
 DATA = [(X[:12], Y[:12]), (X[12:], Y[12:])]
 

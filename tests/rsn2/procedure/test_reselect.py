@@ -16,6 +16,7 @@ from rsn2.data import TensorBatches
 from rsn2.procedure.reselect import move_weights
 from rsn2.procedure.run import Run
 from rsn2.procedure.score import gradients
+from rsn2_kernels.testing import seeded
 
 KEEP = 0.3
 
@@ -26,7 +27,7 @@ def _one_thread(set_num_threads) -> None:
 
 
 def batches(seed: int = 0, rows: int = 20, size: int = 8, *, shuffle: bool = True) -> TensorBatches:
-    x = torch.randn(rows, 6, generator=torch.Generator().manual_seed(seed))
+    x = torch.randn(rows, 6, generator=seeded(seed))
     return TensorBatches(x, (x[:, 0] > 0).long(), size, shuffle=shuffle)
 
 

@@ -20,6 +20,7 @@ from torch.nn.functional import cross_entropy
 import rsn2
 from rsn2.data import TensorBatches
 from rsn2.procedure.resume import Checkpoint
+from rsn2_kernels.testing import seeded
 
 # Two tasks with loaders of both kinds and other lengths, dropout, normalisation, momentum, a scheduler of weight decay.
 TRAINING = """
@@ -134,7 +135,7 @@ def network() -> rsn2.MultitaskNetwork:
 
 
 def data() -> TensorBatches:
-    x = torch.randn(24, 6, generator=torch.Generator().manual_seed(1))
+    x = torch.randn(24, 6, generator=seeded(1))
     return TensorBatches(x, (x[:, 0] > 0).long(), 8)
 
 

@@ -13,12 +13,13 @@ from torch.nn.functional import cross_entropy, mse_loss
 import rsn2
 from rsn2.data import TensorBatches
 from rsn2.metrics import accuracy
+from rsn2_kernels.testing import seeded
 
 TASKS = ("a", "b")
 
 
 def batches(seed: int = 0, rows: int = 20, size: int = 8, *, numbers: bool = False) -> TensorBatches:
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     x = torch.randn(rows, 6, generator=generator)
     y = x[:, :1] * 2 if numbers else (x[:, 0] > 0).long()
     return TensorBatches(x, y, size, shuffle=True)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from rsn2_kernels.formats import block_size_of, coordinates, empty_positions, gather_index, pack, value_starts
 from rsn2_kernels.formats.packed import join
+from rsn2_kernels.testing import seeded
 
 SHAPES = {  # T, O, K
     "smallest": (1, 1, 1),
@@ -24,7 +25,7 @@ SHAPES = {  # T, O, K
 
 
 def masks_of(num_slots: int, num_rows: int, num_columns: int, share: float, seed: int) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     owner = torch.randint(0, num_slots, (num_rows, num_columns), generator=generator)
     owner[torch.rand(num_rows, num_columns, generator=generator) >= share] = -1
     return torch.stack([owner == slot for slot in range(num_slots)])

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rsn2_kernels.formats import FREE, FREE_WIDE, empty_positions, is_owned, num_kept, owner_map, pack
+from rsn2_kernels.testing import seeded
 
 
 @pytest.mark.parametrize(
@@ -84,7 +85,7 @@ def test_keep_too_small_for_one_weight(keep):
     [(1, torch.uint8, FREE), (255, torch.uint8, FREE), (256, torch.int16, FREE_WIDE), (300, torch.int16, FREE_WIDE)],
 )
 def test_owner_map(num_slots, dtype, free):
-    owner = torch.randint(-1, num_slots, (20, 300), generator=torch.Generator().manual_seed(0))
+    owner = torch.randint(-1, num_slots, (20, 300), generator=seeded(0))
     owner[0, :3] = torch.tensor([num_slots - 1, 0, -1])
     positions = pack(torch.zeros(20, 300), torch.stack([owner == slot for slot in range(num_slots)])).positions
     found = owner_map(positions)

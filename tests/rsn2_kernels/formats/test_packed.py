@@ -21,6 +21,7 @@ from rsn2_kernels.formats import (
     validate,
     value_starts,
 )
+from rsn2_kernels.testing import seeded
 
 SHAPES = {  # T, O, K
     "smallest": (1, 1, 1),
@@ -36,7 +37,7 @@ SHAPES = {  # T, O, K
 
 def masks_of(num_slots: int, num_rows: int, num_columns: int, share: float, seed: int) -> torch.Tensor:
     """Disjoint random masks that together own ``share`` of the weights."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     owner = torch.randint(0, num_slots, (num_rows, num_columns), generator=generator)
     owner[torch.rand(num_rows, num_columns, generator=generator) >= share] = -1
     return torch.stack([owner == slot for slot in range(num_slots)])
@@ -85,7 +86,7 @@ def slow_decode(positions: list[int]) -> list[list[tuple[int, int]]]:
 
 def check_round_trip(masks: torch.Tensor, seed: int) -> None:
     num_slots, num_rows, num_columns = masks.shape
-    weight = torch.randn(num_rows, num_columns, generator=torch.Generator().manual_seed(seed))
+    weight = torch.randn(num_rows, num_columns, generator=seeded(seed))
     packed = pack(weight, masks)
     validate(packed.values, packed.positions)
     assert packed.shape == shape_of(packed.positions) == tuple(masks.shape)

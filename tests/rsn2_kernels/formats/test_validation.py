@@ -6,13 +6,14 @@ import pytest
 import torch
 
 from rsn2_kernels.formats import join, pack, problems, segment, validate, value_starts
+from rsn2_kernels.testing import seeded
 
 T, O, K = 2, 20, 300  # noqa: E741  (two tiles by two: 20 x 300 is 16 + 4 rows, 256 + 44 columns)
 
 
 @pytest.fixture
 def packed():
-    generator = torch.Generator().manual_seed(0)
+    generator = seeded(0)
     owner = torch.randint(0, 30, (O, K), generator=generator)  # slot 0: sparse, offsets; slot 1: dense, bits
     masks = torch.stack([owner == 0, owner >= 10])
     return pack(torch.randn(O, K, generator=generator), masks)
@@ -183,7 +184,7 @@ def test_all_of_several_problems_are_named(packed):
 @pytest.mark.parametrize("seed", range(30))
 def test_a_changed_bit_is_found_or_gives_another_sound_weight(packed, seed):
     """validate never fails otherwise than by saying what is wrong, whatever word is spoilt."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = seeded(seed)
     place = int(torch.randint(0, len(packed.positions), (), generator=generator))
     bit = int(torch.randint(0, 64, (), generator=generator))
     positions = packed.positions.clone()

@@ -8,6 +8,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from rsn2_kernels.testing import seeded
+
 FLOATS = pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
 RESULTS = pytest.mark.parametrize("result", ["forward", "grad_input"])
 ROWS = pytest.mark.parametrize("batch", [5, 67, 200])
@@ -40,7 +42,7 @@ def test_equals_its_rows_one_by_one(make_problem, compiled, batch, result, dtype
 @RESULTS
 def test_equals_another_order_of_its_rows(make_problem, compiled, result, dtype):
     problem = make_problem(130, 4, dtype=dtype)
-    order = torch.randperm(130, generator=torch.Generator().manual_seed(0))
+    order = torch.randperm(130, generator=seeded(0))
     assert torch.equal(problem.get(result)[order], problem.rows(order).get(result))
 
 

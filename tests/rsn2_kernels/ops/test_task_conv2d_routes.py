@@ -16,7 +16,7 @@ from rsn2_kernels.formats import pack
 from rsn2_kernels.ops import task_conv2d, task_conv2d_index
 from rsn2_kernels.reference._common import dense_weight
 from rsn2_kernels.reference.task_conv2d import as_kernel
-from rsn2_kernels.testing import CONV_SHAPES, assert_as_accurate
+from rsn2_kernels.testing import CONV_SHAPES, assert_as_accurate, seeded
 
 OPERATORS = torch.ops.rsn2_kernels
 PRODUCTS = pytest.mark.parametrize("result", ["forward", "grad_input"])
@@ -60,7 +60,7 @@ def make_owned(make_conv: Any) -> Callable[..., Any]:
     def make(shape: tuple[Any, ...], num_owned: list[int], dtype: torch.dtype = torch.float32) -> Any:
         problem = make_conv(shape, dtype=dtype)
         _, num_rows, num_columns = problem.weight.shape
-        generator = torch.Generator().manual_seed(5)
+        generator = seeded(5)
         places = torch.randperm(num_rows * num_columns, generator=generator).split(
             [*num_owned, num_rows * num_columns - sum(num_owned)]
         )
@@ -200,7 +200,7 @@ def test_is_as_accurate_for_any_shape(make_conv, always_dense, shape, layout, re
 @pytest.mark.parametrize("shape", LEAST, ids=IDS)
 def test_mixed_batch_equals_its_slots_and_its_rows(make_owned, compiled, shape, layout, result):
     problem = with_layout(make_owned(shape, mostly_slot_0(shape)), layout)
-    order = torch.randperm(len(problem.x), generator=torch.Generator().manual_seed(1))
+    order = torch.randperm(len(problem.x), generator=seeded(1))
     problem = problem.rows(order)  # of all slots in any order: slot 0 dense, the others not
     mixed = problem.get(result)
     for slot in range(3):
