@@ -87,10 +87,18 @@ def same_rows(device: torch.device) -> Callable[[Tensor, Tensor], None]:
 
 
 @pytest.fixture(autouse=True)
-def every_test_alike() -> Iterator[None]:
-    """The same random numbers whatever ran before; no compiled code left over, of which torch.compile bears little."""
+def every_test_alike(device: torch.device) -> Iterator[None]:
+    """The same random numbers whatever ran before; no compiled code left over, of which torch.compile bears little.
+
+    On a GPU in PyTorch's deterministic mode, as far as torch has it there: else its own sums over rows, as those of a
+    normalisation's gradients, differ from run to run. Fresh tensors are filled with NaN by it.
+    """
     torch.manual_seed(0)
+    if device.type == "cuda":
+        torch.use_deterministic_algorithms(True, warn_only=True)
     yield
+    if device.type == "cuda":
+        torch.use_deterministic_algorithms(False)
     if "torch._dynamo" in sys.modules:
         torch._dynamo.reset()
 
@@ -127,7 +135,7 @@ def nan_filled(device: torch.device) -> Iterator[None]:
     torch.use_deterministic_algorithms(True, warn_only=device.type == "cuda")  # torch has no such form of some there
     assert torch.utils.deterministic.fill_uninitialized_memory
     yield
-    torch.use_deterministic_algorithms(False)
+    torch.use_deterministic_algorithms(device.type == "cuda", warn_only=device.type == "cuda")
 
 
 @pytest.fixture

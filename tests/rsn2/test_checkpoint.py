@@ -32,6 +32,10 @@ def trunk() -> nn.Sequential:
     return nn.Sequential(features, rest)
 
 
+def load(path: Path, *args: Any, **options: Any) -> rsn2.MultitaskNetwork:
+    return rsn2.load(path, *args, device=torch.get_default_device(), **options)
+
+
 def network(base: nn.Module | None = None) -> rsn2.MultitaskNetwork:
     """Tasks a (finished, pruned head), b (stem, shares a layer with a), c (not claimed yet)."""
     torch.manual_seed(3)
@@ -62,7 +66,7 @@ def test_the_same_network_comes_back(tmp_path: Path, dtype: torch.dtype) -> None
     net = network().to(dtype)
     random = torch.get_rng_state()
     net.save(tmp_path / "net.safetensors")
-    loaded = rsn2.load(tmp_path / "net.safetensors").eval()
+    loaded = load(tmp_path / "net.safetensors").eval()
     assert torch.equal(torch.get_rng_state(), random)
     assert same_state(net, loaded)
     assert loaded.tasks == net.tasks and loaded.owned_weights() == net.owned_weights() and loaded.closed == ""
@@ -84,7 +88,7 @@ def test_claims_after_loading_are_the_claims_without(tmp_path: Path, base: str) 
         inner = nn.Sequential(*[TaskLinear(*size, num_slots=0) for size in ((6, 16), (16, 9), (9, 8))])
     net = network(inner)
     net.save(tmp_path / "net")
-    loaded = rsn2.load(tmp_path / "net")
+    loaded = load(tmp_path / "net")
     for one in (net, loaded):
         rsn2.claim(one, "c", data(), cross_entropy, 0.25, start="per_task")
         torch.manual_seed(0)
@@ -97,7 +101,7 @@ def test_claims_after_loading_are_the_claims_without(tmp_path: Path, base: str) 
 def test_some_tasks(tmp_path: Path, tasks: list[str]) -> None:
     net = network()
     net.save(tmp_path / "net")
-    part = rsn2.load(tmp_path / "net", tasks=tasks).eval()
+    part = load(tmp_path / "net", tasks=tasks).eval()
     assert part.tasks == sorted(tasks)
     values = {"a": torch.randn(4, 6), "b": torch.randn(4, 3), "c": torch.randn(4, 6)}
     expected = net(values)
@@ -138,9 +142,9 @@ def test_some_tasks_read_only_their_own_bytes(tmp_path: Path) -> None:
                 place = 8 + size + header[f"trunk.{name}.{tensor}"]["data_offsets"][0]
                 raw[place + first * len(junk) : place + last * len(junk)] = junk * (last - first)
     path.write_bytes(raw)
-    assert torch.equal(rsn2.load(path, tasks=["b"]).eval()(values, task="b"), expected)
+    assert torch.equal(load(path, tasks=["b"]).eval()(values, task="b"), expected)
     with pytest.raises(ValueError, match="does not fit"):
-        rsn2.load(path)
+        load(path)
 
 
 def test_a_closed_file_has_no_base_weights(tmp_path: Path) -> None:
@@ -151,13 +155,13 @@ def test_a_closed_file_has_no_base_weights(tmp_path: Path) -> None:
     with safe_open(tmp_path / "closed", framework="pt") as file:
         assert not [key for key in file.keys() if "base_weight" in key and "norm" not in key and ".1." not in key]  # noqa: SIM118
     assert (tmp_path / "closed").stat().st_size < (tmp_path / "open").stat().st_size
-    loaded = rsn2.load(tmp_path / "closed").eval()
+    loaded = load(tmp_path / "closed").eval()
     x = torch.randn(4, 6)
     assert torch.equal(loaded(x, task="a"), net(x, task="a"))
     with pytest.raises(RuntimeError, match="takes no more tasks: it was saved closed"):
         loaded.add_task("x")
     loaded.save(tmp_path / "again")
-    assert rsn2.load(tmp_path / "again").closed == loaded.closed
+    assert load(tmp_path / "again").closed == loaded.closed
 
 
 class Residual(nn.Module):
@@ -184,15 +188,15 @@ def test_other_modules_are_brought_along(tmp_path: Path) -> None:
     net.save(path)
     for missing, arguments in (("trunk=", {}), ("stems={'a'", {"trunk": Residual})):
         with pytest.raises(ValueError, match=f"does not say how to build this part.*pass {missing}"):
-            rsn2.load(path, **arguments)
+            load(path, **arguments)
     x = torch.randn(3, 6)
     for trunk_argument in (Residual, Residual()):
-        loaded = rsn2.load(path, trunk=trunk_argument, stems={"a": Double()})
+        loaded = load(path, trunk=trunk_argument, stems={"a": Double()})
         assert torch.equal(loaded(x, task="a"), net(x, task="a"))
     with pytest.raises(ValueError, match="has the layers inner, the trunk"):
-        rsn2.load(path, trunk=nn.Sequential(TaskLinear(6, 6, num_slots=0)), stems={"a": Double()})
+        load(path, trunk=nn.Sequential(TaskLinear(6, 6, num_slots=0)), stems={"a": Double()})
     with pytest.raises(ValueError, match="does not fit the modules"):
-        rsn2.load(path, trunk=Residual, stems={"a": Double()}, heads={"a": nn.Linear(5, 2)})
+        load(path, trunk=Residual, stems={"a": Double()}, heads={"a": nn.Linear(5, 2)})
 
 
 def test_a_compiled_trunk_is_saved_like_any_other(tmp_path: Path) -> None:
@@ -200,13 +204,13 @@ def test_a_compiled_trunk_is_saved_like_any_other(tmp_path: Path) -> None:
     net.save(tmp_path / "plain")
     net.trunk = torch.compile(net.trunk, backend="eager")
     net.save(tmp_path / "compiled")
-    assert same_state(rsn2.load(tmp_path / "plain"), rsn2.load(tmp_path / "compiled"))
+    assert same_state(load(tmp_path / "plain"), load(tmp_path / "compiled"))
 
 
 def test_a_network_without_tasks(tmp_path: Path) -> None:
     net = rsn2.MultitaskNetwork(nn.Sequential(nn.Linear(6, 2)))
     net.save(tmp_path / "net")
-    loaded = rsn2.load(tmp_path / "net")
+    loaded = load(tmp_path / "net")
     for one in (net, loaded):
         one.add_task("a")
         rsn2.claim(one, "a", data(), cross_entropy, 0.5)
@@ -235,7 +239,7 @@ def test_files_that_are_none_of_ours(tmp_path: Path, broken: str) -> None:
         if broken == "folder":
             path.mkdir()
     with pytest.raises(error, match=message):
-        rsn2.load(path)
+        load(path)
 
 
 @pytest.mark.parametrize(
@@ -245,7 +249,7 @@ def test_files_that_are_none_of_ours(tmp_path: Path, broken: str) -> None:
 def test_tasks_that_are_not_there(tmp_path: Path, tasks: Any, message: str) -> None:
     network().save(tmp_path / "net")
     with pytest.raises((KeyError, ValueError), match=message):
-        rsn2.load(tmp_path / "net", tasks=tasks)
+        load(tmp_path / "net", tasks=tasks)
 
 
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,7 @@ import pytest
 
 from rsn2 import memory
 
+pytestmark = pytest.mark.cpu_only(reason="the memory of the process")
 FAULTS = """
 import resource, sys, torch
 from rsn2.memory import keep_freed_memory

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 import rsn2
 from rsn2.pooling import is_pair_maximum, pair_maximum
 
+pytestmark = pytest.mark.cpu_only(reason="it is for the CPU")
+
 
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("shape", [(3, 2, 7, 6), (1, 1, 2, 2), (2, 3, 5, 9), (1, 4, 2, 8), (0, 2, 4, 4)])

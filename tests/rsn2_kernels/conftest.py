@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -45,7 +45,7 @@ class Problem:
     def frozen_tensors(self) -> list[Tensor]:
         return [] if self.frozen is None else [self.frozen.values, self.frozen.positions, self.frozen.index]
 
-    @property
+    @cached_property
     def num_owned(self) -> list[int]:
         return [last - first for first, last in pairwise(value_starts(self.weight.positions))]
 
@@ -88,12 +88,14 @@ class Problem:
         )
 
     def to(self, device: torch.device | str) -> Problem:
-        """The same on another device, for the reference: the index stays that of the kernels here."""
+        """The same on another device; its index stays what the kernels of this one read."""
 
         def moved(weight: PackedWeight | None) -> PackedWeight | None:
             if weight is None:
                 return None
-            return weight._replace(**{name: getattr(weight, name).to(device) for name in ("values", "positions")})
+            return weight._replace(
+                values=weight.values.to(device), positions=weight.positions.to(device), index=weight.index.to(device)
+            )
 
         return replace(
             self,

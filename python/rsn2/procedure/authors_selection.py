@@ -30,12 +30,12 @@ def authors_masks(scores: Sequence[Tensor], prune: float) -> list[Tensor]:
     Returns:
         A bool ``[n]`` for each task.
     """
-    used = torch.zeros(len(scores[0]), dtype=torch.int64) if scores else None
+    used = torch.zeros(len(scores[0]), dtype=torch.int64, device=scores[0].device) if scores else None
     masks = []
     for given in scores:
         assert used is not None
         left = given.masked_fill(used == 1, 0)  # not "at least 1": what two tasks have is free again
-        threshold = float(np.percentile(left.numpy(), 100 * prune))
+        threshold = float(np.percentile(left.cpu().numpy(), 100 * prune))
         masks.append(left >= threshold)
         used = used + masks[-1]
     return masks

@@ -109,7 +109,7 @@ def move_weights(net: MultitaskNetwork, batches: Mapping[str, tuple[Any, Tensor]
             scores = sums[layer, slot].abs().flatten()
         else:
             generator = torch.Generator().manual_seed(seed_of(seed, task, name, "regrow"))
-            scores = torch.rand(layer.numel, generator=generator).to(layer.positions.device)
+            scores = torch.rand(layer.numel, generator=generator, device="cpu").to(layer.positions.device)
         moved[task][name] = _move(layer, slot, share, scores, optimizer)
     return moved
 

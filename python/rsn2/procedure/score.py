@@ -45,7 +45,9 @@ SCORES: dict[str, ScoreFunction] = {
     "gradient": lambda scored: scored.gradient.abs(),
     "magnitude": lambda scored: scored.weight.abs(),
     "gradient_x_weight": lambda scored: (scored.gradient * scored.weight).abs(),
-    "random": lambda scored: torch.rand(scored.weight.shape, generator=scored.generator),
+    "random": lambda scored: torch.rand(
+        scored.weight.shape, generator=scored.generator, device=scored.generator.device
+    ).to(scored.weight.device),
 }
 """``gradient`` is the paper's; the last two of the others are those of SNIP and of a random choice."""
 

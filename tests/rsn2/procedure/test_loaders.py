@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from rsn2.data import TensorBatches
 from rsn2.procedure.loaders import Cycle, check_loader
 
+pytestmark = pytest.mark.cpu_only(reason="torch's own loaders draw on the CPU alone")
 X, Y = torch.arange(7.0), torch.arange(7)
 
 

@@ -61,7 +61,7 @@ def values_by_place(net: rsn2.MultitaskNetwork, task: str) -> dict[str, dict[int
 
 
 def bits(net: rsn2.MultitaskNetwork) -> dict[str, bytes]:
-    return {key: tensor.contiguous().numpy().tobytes() for key, tensor in net.state_dict().items()}
+    return {key: tensor.contiguous().cpu().numpy().tobytes() for key, tensor in net.state_dict().items()}
 
 
 def test_the_share_falls_as_a_cosine() -> None:

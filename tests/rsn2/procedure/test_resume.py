@@ -121,6 +121,7 @@ def run_script(tmp_path: Path, script: str, num_kills: int, seed: int) -> None:
     assert not list(tmp_path.glob("*.next"))
 
 
+@pytest.mark.cpu_only(reason="its processes are forked, which CUDA does not survive")
 @pytest.mark.parametrize("num_kills", [3, pytest.param(20, marks=pytest.mark.slow)])
 def test_killed_at_random_moments(tmp_path: Path, num_kills: int) -> None:
     run_script(tmp_path, KILLING, num_kills, seed=11)

@@ -38,7 +38,7 @@ def bytes_of(net: rsn2.MultitaskNetwork, task: str) -> list[bytes]:
     number = net.task_number(task)
     norm = net.trunk_layers()["1"]
     tensors = [*net.parameters_of(task), norm.running_mean[number], norm.running_var[number]]
-    return [tensor.detach().contiguous().numpy().tobytes() for tensor in tensors]
+    return [tensor.detach().contiguous().cpu().numpy().tobytes() for tensor in tensors]
 
 
 QUIET = {"progress": False, "early_stopping": None}
@@ -187,7 +187,7 @@ def test_the_seed_decides_and_global_random_numbers_are_left_alone() -> None:
         before = torch.get_rng_state()
         rsn2.fit(net, "a", batches(1), batches(2), cross_entropy, max_epochs=2, seed=seed, **QUIET)
         assert torch.equal(torch.get_rng_state(), before)
-        return [p.detach().numpy().tobytes() for p in net.parameters_of("a")]
+        return [p.detach().cpu().numpy().tobytes() for p in net.parameters_of("a")]
 
     assert trained(1) == trained(1) != trained(2)
 

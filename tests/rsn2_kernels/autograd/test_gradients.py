@@ -156,21 +156,21 @@ def test_changes_between_forward_and_backward_are_refused(make_problem, make_lay
         y.sum().backward()
 
 
-def test_autocast_makes_x_16_bit_and_leaves_the_rest(make_problem, make_layer, cpu_level):
+def test_autocast_makes_x_16_bit_and_leaves_the_rest(make_problem, make_layer, cpu_level, device):
     problem = make_problem(9, 3)
     layer = make_layer(problem, (0, 1, 2))
     x = problem.x.clone().requires_grad_()
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(device.type, dtype=torch.bfloat16):
         y = layer(x, problem.slots)
     assert y.dtype == torch.bfloat16
     assert torch.equal(y, layer(problem.x.bfloat16(), problem.slots))
     y.sum().backward()
     assert x.grad.dtype == torch.float32
     assert {param.grad.dtype for param in (*layer.weight_params, *layer.bias_params)} == {torch.float32}
-    with torch.autocast("cpu", dtype=torch.float16):
+    with torch.autocast(device.type, dtype=torch.float16):
         assert layer(x, problem.slots).dtype == torch.float16
     wide = make_problem(9, 3, dtype=torch.float64)
-    with torch.autocast("cpu", dtype=torch.bfloat16):
+    with torch.autocast(device.type, dtype=torch.bfloat16):
         assert call(wide).dtype == torch.float64
 
 

@@ -105,7 +105,7 @@ def bytes_of() -> Callable[[nn.Module, int], dict[str, bytes]]:
     """Every byte that belongs to one slot of a model: weights, biases, normalisation state."""
 
     def content(tensor: Tensor) -> bytes:
-        return tensor.detach().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes()
+        return tensor.detach().contiguous().reshape(-1).view(torch.uint8).cpu().numpy().tobytes()
 
     def collect(model: nn.Module, slot: int) -> dict[str, bytes]:
         found: dict[str, bytes] = {}

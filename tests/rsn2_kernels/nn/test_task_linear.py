@@ -41,11 +41,11 @@ def test_rows_of_a_mixed_batch_follow_the_batch_dimension(shape, activation, dra
         torch.testing.assert_close(layer(x.transpose(0, 1), slots), y.transpose(0, 1), rtol=0, atol=0)
 
 
-def test_16_bit_inputs_beside_float32_values(draw):
+def test_16_bit_inputs_beside_float32_values(draw, device):
     layer = TaskLinear(6, 5, num_slots=1)
     layer.claim(0, draw(layer, 0.5))
     x = torch.randn(4, 6)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast(device.type, torch.bfloat16):
         y = layer(x, 0)
     assert y.dtype == torch.bfloat16
     y.sum().backward()
@@ -75,7 +75,7 @@ def test_the_seed_decides_the_starting_values():
          ValueError, "x must be float.* got torch.complex64"),
         (lambda layer: layer(torch.zeros(2, 6, dtype=torch.int64), 0), ValueError, "x must be float.* got torch.int64"),
         (lambda layer: layer(torch.zeros(2, 6, device="meta"), torch.tensor(0)),
-         ValueError, "on x's device meta, got cpu"),
+         ValueError, "on x's device meta, got (cpu|cuda:0)"),
         (lambda layer: layer(torch.zeros(2, 6), torch.zeros(2, dtype=torch.int32)),
          ValueError, "slots must be int64, got torch.int32"),
         (lambda layer: layer(torch.zeros(2, 6), torch.zeros(2, dtype=torch.bool)),
@@ -84,8 +84,6 @@ def test_the_seed_decides_the_starting_values():
          ValueError, r"slots must have shape .* got \[2, 1\]"),
         (lambda layer: layer(torch.zeros(2, 6), torch.zeros(3, dtype=torch.int64)),
          ValueError, r"\[\] or \[2\], one per row of x, got \[3\]"),
-        (lambda layer: layer(torch.zeros(2, 6), torch.tensor([0, 2])), IndexError, r"slots must be in 0\.\.1, got 2"),
-        (lambda layer: layer(torch.zeros(2, 6), torch.tensor(-1)), IndexError, r"slots must be in 0\.\.1, got -1"),
         (lambda layer: layer(torch.zeros(2, 6), 2), IndexError, r"slot must be in 0\.\.1, got 2"),
         (lambda layer: layer(torch.zeros(2, 6), 0.5), TypeError, r"slot must be an int or a name .*, got float"),
         (lambda layer: layer(torch.zeros(2, 6)), RuntimeError, "no slot given and none active"),
@@ -105,3 +103,10 @@ def test_bad_input(call, error, message):
     with pytest.raises(error, match=message):
         call(layer)
     assert all(torch.equal(tensor, before[name]) for name, tensor in layer.state_dict().items())
+
+
+@pytest.mark.cpu_only(reason="a GPU is not waited for to look at numbers: they give NaN")
+@pytest.mark.parametrize(("slots", "got"), [(torch.tensor([0, 2]), 2), (torch.tensor(-1), -1)], ids=["mixed", "one"])
+def test_slot_out_of_range(slots, got):
+    with pytest.raises(IndexError, match=rf"slots must be in 0\.\.1, got {got}"):
+        TaskLinear(6, 5, num_slots=2)(torch.zeros(2, 6), slots)

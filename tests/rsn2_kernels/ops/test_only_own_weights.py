@@ -56,18 +56,21 @@ def run(name: str, *arguments: str, ends_with: int = 0) -> str:
     return done.stdout
 
 
+@pytest.mark.cpu_only(reason="the memory of the process")
 @pytest.mark.skipif(sys.platform != "linux", reason="protects pages through Linux's mprotect")
 @pytest.mark.parametrize("op", ["task_linear", "task_conv2d"])
 def test_other_slots_may_be_unreadable(op):
     assert "all read" in run("unreadable_pages.py", op, "1")
 
 
+@pytest.mark.cpu_only(reason="the memory of the process")
 @pytest.mark.skipif(sys.platform != "linux", reason="protects pages through Linux's mprotect")
 def test_unreadable_means_unreadable():
     """The test above can fail: the product of a slot on protected pages ends the process."""
     run("unreadable_pages.py", "task_linear", "0", ends_with=-signal.SIGSEGV)
 
 
+@pytest.mark.cpu_only(reason="the memory of the process")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak of the resident memory as Linux reports it")
 @pytest.mark.parametrize("op", ["task_linear", "task_conv2d"])
 def test_memory_does_not_grow_with_the_size_of_the_matrix(op):
