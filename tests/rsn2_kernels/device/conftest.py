@@ -1,0 +1,11 @@
+"""Everything here needs a GPU."""
+
+import pytest
+import torch
+
+
+@pytest.fixture(autouse=True)
+def _on_a_gpu(device: torch.device) -> None:
+    """For every test of this folder."""
+    if device.type != "cuda":
+        pytest.skip("needs a GPU: pytest --device cuda")
