@@ -2,7 +2,7 @@
 # All that needs a GPU: bench/gpu_suite.sh STAGE --out DIR [--dry] [--retry]
 #
 #   build     the CUDA library for the GPU that is here; DIR/backends.txt, DIR/facts.json
-#   test      every operator against float64 on the device, and what the operators promise; DIR/test.jsonl
+#   test      every operator against float64 on the device and what it promises (DIR/test.jsonl), then pytest --device cuda
 #   gates     the few figures that decide the design; DIR/gates.jsonl
 #   bench     the whole matrix of speed, the headline first; DIR/bench.jsonl
 #   sanitize  a few small checks under compute-sanitizer
@@ -78,7 +78,7 @@ part() {
       *) if [ -n "$excuse" ] && tail -n +$((before + 1)) "$out/log.txt" | grep -q "$excuse"; then absent "$name" "$excuse"; return 0; fi ;;
     esac
     case $code in
-      1|2) note "$name" "FAILED (status $code)"; worse 1; return 1 ;;
+      [1-5]) note "$name" "FAILED (status $code)"; worse 1; return 1 ;;
       75) note "$name" "time is up"; worse 75; return 75 ;;
       124|137) if [ -n "$slow" ]; then note "$name" "time is up"; worse 75; return 75; fi ;;&
       *) echo "== $name ended with status $code" | tee -a "$out/log.txt" ;;
@@ -151,17 +151,31 @@ checks() {
       if [ "$backend" = cuda ]; then note check-cuda "FAILED: no CUDA kernels"; worse 1; fi
     fi
   done
-  # The folder's own tests run on the CPU; on the device bench/gpu/check.py asks the same of the same shapes.
-  folder=tests/rsn2_kernels
   if ! has_module pytest || ! has_module hypothesis; then
     absent pytest "pytest and hypothesis are wanted; the device was checked without them"
-  elif [ -n "$dry" ]; then
-    absent pytest "left out when dry"
-  else
-    slow=yes
-    part pytest 300 "$python" -m pytest -q --maxfail=20 -p no:cacheprovider $folder/autograd $folder/formats $folder/nn
-    slow=""
+    return
   fi
+  slow=yes
+  folder=tests/rsn2_kernels
+  if [ -n "$dry" ]; then
+    pytest_part dry $folder/ops/test_task_linear.py $folder/device -k "wanted_slots or waiting_is_seen"
+  else
+      pytest_part linear $folder/ops --ignore=$folder/ops/test_task_conv2d.py
+    pytest_part conv $folder/ops/test_task_conv2d.py
+    pytest_part autograd $folder/autograd
+    pytest_part formats $folder/formats
+    pytest_part nn $folder/nn
+    pytest_part rsn2 tests/rsn2/test_{network,routing,checkpoint,on_a_gpu}.py tests/rsn2/{models,procedure}
+    pytest_part device $folder/device
+  fi
+  slow=""
+}
+
+# pytest_part NAME ARGUMENTS...: tests whose tensors are on the device, in a process of their own.
+pytest_part() {
+  local name=$1 device=cuda; shift
+  [ -n "$dry" ] && device=cpu
+  part "pytest-$name" 560 "$python" -m pytest -q --device $device --maxfail=20 -p no:cacheprovider "$@"
 }
 
 gates() { python_part gates 300 bench.gpu.gates --out "$out/gates.jsonl" --seed "$(seed)"; }

@@ -70,6 +70,29 @@ def test_every_check_and_every_block_ran(folder):
     assert all(line["status"] == "ok" and line["dry"] for line in points)
 
 
+def test_the_tests_of_the_suite_ran(folder):
+    parts = dict(line.split(" ", 1) for line in (folder / "parts.txt").read_text().splitlines())
+    assert parts["pytest-dry"].startswith("ok")
+
+
+def test_every_folder_of_operators_and_layers_is_tested_on_a_gpu(tmp_path):
+    """With a stand-in for Python, which lists what pytest is asked for."""
+    python = tmp_path / "python"
+    python.write_text(
+        f'#!/bin/sh\ncase "$*" in *"-m pytest"*) echo "$*" >>"{tmp_path}/calls";; *backends*) echo cuda;; esac\n'
+    )
+    python.chmod(0o755)
+    assert suite("test", "--out", str(tmp_path / "out"), python=str(python)).returncode == 0
+    calls = [line.split() for line in (tmp_path / "calls").read_text().splitlines()]
+    asked = [Path(word) for call in calls for word in call if word.startswith("tests/")]
+    assert all("--device cuda" in " ".join(call) for call in calls)
+    assert all((ROOT / path).exists() for path in asked)
+    for folder in ("ops", "autograd", "formats", "nn", "device"):
+        for file in (ROOT / "tests" / "rsn2_kernels" / folder).glob("test_*.py"):
+            place = file.relative_to(ROOT)
+            assert [path for path in asked if path in (place, *place.parents)], place
+
+
 def test_gates_give_verdicts(folder):
     verdicts = [text for line in read(folder / "gates.jsonl") for text in line.get("verdicts", [])]
     assert {text[:2] for text in verdicts} == {"G0", "G1", "G2", "G3"}
