@@ -74,7 +74,8 @@ def device() -> torch.device:
 def same_rows(device: torch.device) -> Callable[[Tensor, Tensor], None]:
     """Holds the rows of a mixed batch against the same rows alone: the same bits on the CPU.
 
-    On a GPU how a sum is cut depends on the number of rows, so that they agree up to roundings.
+    On a GPU they agree up to roundings: how a sum is cut depends on how many rows and slots there are, and
+    normalisations compute all slots at once, since Python does not look which ones are present.
     """
 
     def check(mixed: Tensor, alone: Tensor) -> None:

@@ -58,7 +58,7 @@ def test_one_task_trains_as_torch_would() -> None:
     assert bytes_of(net, "a") == bytes_of(other, "a")
 
 
-def test_tasks_together_learn_what_they_learn_alone() -> None:
+def test_tasks_together_learn_what_they_learn_alone(device: torch.device) -> None:
     """Disjoint weights, one sum of losses: neither task can feel the other."""
     together, alone = network(), network()
     data = {"a": (batches(1), batches(2)), "b": (batches(3), batches(4))}
@@ -68,7 +68,8 @@ def test_tasks_together_learn_what_they_learn_alone() -> None:
         rsn2.fit(alone, task, batches({"a": 1, "b": 3}[task]), data[task][1], cross_entropy, max_epochs=3, **QUIET)
     for task in TASKS:
         for one, two in zip(together.parameters_of(task), alone.parameters_of(task), strict=True):
-            torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7)
+            # On a GPU a mixed batch's sums have another order, which Adam's division makes larger.
+            torch.testing.assert_close(one, two, rtol=1e-6, atol=1e-7 if device.type == "cpu" else 1e-4)
 
 
 def test_the_shorter_loader_goes_round() -> None:
