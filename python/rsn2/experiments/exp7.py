@@ -54,7 +54,10 @@ def images_numbers_and_text() -> Experiment:
             "embedding starts uniform in -.05...05. Batches of 512, for Boston of 32; for reviews of 128, which "
             "validated better than 512 (the paper's text) and 32 (its script, and `paper` here) on seed 0. In the "
             "paper the first layers of digits and clothing are one tensor of which each owns a tenth; here each keeps "
-            "a tenth of its own, which stores as much. Boston as in Experiment 5."
+            "a tenth of its own, which stores as much. Boston as in Experiment 5.\n\nThe embedding and the batches of "
+            "reviews answer a first run (seed 0, torch's N(0, 1), batches of 512), which had learned nothing: 50.9 % "
+            "of the test reviews, which made it known, and 51.1 % of the validation reviews. What replaced them was "
+            "chosen on validation reviews alone."
         ),
         variants={
             **with_speed(ours),
