@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 import rsn2
 from rsn2.data import TensorBatches, flat_pixels, unit_pixels
-from rsn2.experiments import exp3
+from rsn2.experiments import tasks as experiment_tasks
 from rsn2.experiments.training import DenseNetworks
 from rsn2.models import conv_network, fully_connected
 from rsn2.network import MultitaskNetwork
@@ -29,6 +29,7 @@ from rsn2_kernels.nn import TaskLayer
 BATCH = 512
 SEED = 0
 MASK_ROWS = 1000  # the paper's Experiment 1 chooses masks on so many images
+DATA = {"digits": experiment_tasks.digits(), "fashion": experiment_tasks.fashion()}
 SETTINGS = {"max_rows": None, "validation_share": 0.2}
 
 
@@ -44,7 +45,7 @@ def batches_of(kind: str, task: str, num_rows: int | None = None, *, shuffle: bo
     Raises:
         DataError: there is no such data set under ``RSN2_DATA``.
     """
-    train = exp3.load(task, SETTINGS, None).train.take(slice(0, num_rows))
+    train = experiment_tasks.prepared(DATA[task], SETTINGS, None).train.take(slice(0, num_rows))
     transform = flat_pixels if kind == "fully_connected" else unit_pixels
     return TensorBatches(train.x, train.y, BATCH, transform=transform, shuffle=shuffle, seed=SEED)
 
@@ -55,7 +56,8 @@ def prepare(kind: str, tasks: Sequence[str], keep: float) -> dict[str, Any]:
     for task in tasks:
         net.add_task(task)
     chosen_on = {task: batches_of(kind, task, MASK_ROWS, shuffle=False) for task in tasks}
-    rsn2.claim(net, list(tasks), chosen_on, dict.fromkeys(tasks, exp3.cross_entropy), keep, mode="preallocate",
+    losses = dict.fromkeys(tasks, experiment_tasks.cross_entropy)
+    rsn2.claim(net, list(tasks), chosen_on, losses, keep, mode="preallocate",
                scope={"output": "row"}, seed=SEED)  # fmt: skip
     layers = {name: layer for name, layer in net.trunk_layers().items() if isinstance(layer, TaskLayer)}
     return {
@@ -143,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     losses: list[Tensor] = []
 
     def loss_fn(outputs: Tensor, target: Tensor) -> Tensor:
-        loss = exp3.cross_entropy(outputs, target)
+        loss = experiment_tasks.cross_entropy(outputs, target)
         losses.append(loss.detach())
         return loss
 

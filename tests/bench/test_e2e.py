@@ -10,7 +10,7 @@ import torch
 import rsn2
 from bench import e2e, epoch, run
 from rsn2.data import TensorBatches
-from rsn2.experiments.exp3 import cross_entropy
+from rsn2.experiments.tasks import cross_entropy
 from rsn2.experiments.training import DenseNetworks
 from rsn2.models import fully_connected
 

@@ -15,10 +15,11 @@ import torch
 import rsn2_kernels
 
 _STATUS = Path("/proc/self/status")
+_CPU = torch.device("cpu")
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 
 
-def facts(device: torch.device) -> dict[str, Any]:
+def facts(device: torch.device = _CPU) -> dict[str, Any]:
     """Versions, device, threads, CPU level and commit, as JSON values."""
     found = rsn2_kernels.backends()
     return {
