@@ -184,7 +184,7 @@ class _Tasks:
             "keep": 1 / self.num_tasks,
             "outputs_of_earlier_tasks": "the same bits",
             "rows": {name: len(split) for name, split in self.data.splits().items()},
-            "claim_seconds": round(sum(found["claim_seconds"] for found in self.trained), 2),
+            "claim_seconds": round(sum(found["claim_seconds"] for found in self.trained), 4),
             "epochs": epochs,
             "seconds_per_epoch": round(seconds / epochs, 3),
             **sizes_of(self.net, path),

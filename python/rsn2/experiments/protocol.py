@@ -167,7 +167,7 @@ class _Stage:
             if self.recipe.prepare is not None:
                 self.recipe.prepare(net, self.own, self.settings)
             self._claim(net, claims_for, data)
-            claimed = round(time.perf_counter() - start, 2)
+            claimed = time.perf_counter() - start
         history = self._fit(net, data)
         changed = [task for task, found in self._digests(net, data).items() if found != before[task]]
         if changed:
@@ -185,7 +185,7 @@ class _Stage:
             "losses_after": {task: metrics["loss"] for task, metrics in tested.items()},
             "outputs_of_earlier_tasks": "the same bits" if before else "no earlier tasks",
             "rows": {task: {name: len(split) for name, split in data[task].splits().items()} for task in self.own},
-            "claim_seconds": claimed,
+            "claim_seconds": None if claimed is None else round(claimed, 4),  # a small layer takes milliseconds
             "epochs": len(history.epochs),
             "best_epoch": history.best_epoch,
             "stopped_early": history.stopped_early,
