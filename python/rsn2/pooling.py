@@ -57,10 +57,20 @@ def _spread(gradient: Tensor, from_second: Tensor, shape: torch.Size, dim: int, 
     """The gradient of all pairs' maxima with respect to what the pairs were taken from."""
     found = gradient.new_zeros(shape)
     first, second = _pairs(found, dim, stride)
-    of_second = gradient * from_second  # masked_fill and where take several times as long
-    second.copy_(of_second)
-    first.add_(gradient - of_second)
+    # masked_fill and where take several times as long as products.
+    if stride == 1:
+        torch.mul(gradient, from_second, out=second)
+        first.addcmul_(gradient, 1 - from_second)
+    else:  # arithmetic in every other element is slow, copies are not
+        of_second = gradient * from_second
+        second.copy_(of_second)
+        first.copy_(gradient - of_second)
     return found
+
+
+def _is_larger(a: Tensor, b: Tensor, stride: int) -> Tensor:
+    """Where it is: as 1 and 0 where arithmetic follows at once, which would make numbers of booleans first."""
+    return torch.gt(a, b, out=a.new_empty(a.shape)) if stride == 1 else a > b
 
 
 class _PairMaximum(torch.autograd.Function):
@@ -69,7 +79,7 @@ class _PairMaximum(torch.autograd.Function):
         left, right = _pairs(x, 3, stride)
         rows = torch.maximum(left, right)
         upper, lower = _pairs(rows, 2, stride)
-        ctx.save_for_backward(right > left, lower > upper)
+        ctx.save_for_backward(_is_larger(right, left, stride), _is_larger(lower, upper, stride))
         ctx.stride, ctx.shapes = stride, (x.shape, rows.shape)
         return torch.maximum(upper, lower)
 
