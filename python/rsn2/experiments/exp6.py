@@ -24,17 +24,18 @@ class Settings(ConvSettings):
     """See Experiment 4.
 
     Attributes:
-        scaled_pixels: whether pixels are divided by 255, which the paper's run does not do.
+        pixels: ``"raw"``: 0..255 for all tasks, as in the paper's run; ``"standardised"``: those of CIFAR-10 with mean
+            0 and deviation 1, the others divided by 255.
     """
 
     keep: float = 0.1
-    scaled_pixels: bool = True
+    pixels: str = "standardised"
 
 
 def cifar_mnist_and_fashion() -> Experiment:
     """Experiment 6: CIFAR-10, then MNIST and Fashion-MNIST, each in a tenth of the weights."""
     ours = Settings(stages=("cifar", "digits", "fashion"))
-    paper = replace(ours, stages=("cifar", "digits+fashion"), scaled_pixels=False, **PAPER)
+    paper = replace(ours, stages=("cifar", "digits+fashion"), pixels="raw", **PAPER)
     source = "Tables 6, 11 and 12"
     return Experiment(
         name="exp6",
@@ -43,8 +44,11 @@ def cifar_mnist_and_fashion() -> Experiment:
             "The convolutional network of Experiment 4, whose first convolution each task has for itself: 3 channels "
             "for CIFAR-10, 1 for the others; the rest is shared out. CIFAR-10 is resized to 28x28. Every task claims "
             "10 % of every layer, as the paper's script does (its Table 6 says 20 % for CIFAR-10). `paper` leaves "
-            "pixels in 0..255, as its script does for all three tasks; `ours` and the controls divide by 255. In the "
-            "paper digits and clothing share one first convolution of which each owns a tenth; here each keeps a tenth "
+            "pixels in 0..255, as its script does for all three tasks; `ours` and the controls divide by 255, and give "
+            "CIFAR-10's channels mean 0 and deviation 1. A first run of seed 0 had only divided them and got 58.2 % of "
+            "the validation and 57.0 % of the test images; with mean and deviation it is 61.4 % of the validation "
+            "images, by which this was chosen. In the paper digits and clothing share one first convolution of which "
+            "each owns a tenth; here each keeps a tenth "
             "of its own, which stores as much."
         ),
         variants={
@@ -72,8 +76,12 @@ def cifar_mnist_and_fashion() -> Experiment:
 
 def tasks(settings: Mapping[str, Any]) -> Mapping[str, Task]:
     """All three tasks."""
-    scaled = settings["scaled_pixels"]
-    return {"cifar": cifar10(28, scaled=scaled), "digits": digits(scaled=scaled), "fashion": fashion(scaled=scaled)}
+    scaled = settings["pixels"] != "raw"
+    return {
+        "cifar": cifar10(28, pixels=settings["pixels"]),
+        "digits": digits(scaled=scaled),
+        "fashion": fashion(scaled=scaled),
+    }
 
 
 def network(settings: Mapping[str, Any]) -> MultitaskNetwork:

@@ -97,13 +97,33 @@ def fashion_classes(classes: tuple[int, ...]) -> Task:
     return Task(load, cross_entropy, len(classes), unit_pixels)
 
 
-def cifar10(size: int, *, scaled: bool = True) -> Task:
-    """CIFAR-10 resized to ``size`` x ``size`` (bilinear, once), in 0..1 or, not ``scaled``, in 0..255."""
+CIFAR_MEAN, CIFAR_DEVIATION = (0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616)
+"""Of the red, green and blue pixels of CIFAR-10's training images, in 0..1."""
+
+
+def standardised_pixels(images: Tensor) -> Tensor:
+    """uint8 colour images with CIFAR-10's mean 0 and deviation 1 in every channel."""
+    mean, deviation = (
+        torch.tensor(values, device=images.device)[:, None, None] for values in (CIFAR_MEAN, CIFAR_DEVIATION)
+    )
+    return (unit_pixels(images) - mean) / deviation
+
+
+PIXELS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "raw": raw_pixels,
+    "scaled": unit_pixels,
+    "standardised": standardised_pixels,
+}
+"""What becomes of the pixels of colour images: as they are, divided by 255, or with mean 0 and deviation 1."""
+
+
+def cifar10(size: int, *, pixels: str = "scaled") -> Task:
+    """CIFAR-10 resized to ``size`` x ``size`` (bilinear, once), its pixels as ``PIXELS`` says."""
 
     def load(data_dir: Path | None) -> Dataset:
         return datasets.load_cifar10(data_dir).map(lambda _, split: Split(resized(split.x, size), split.y))
 
-    return Task(load, cross_entropy, 10, unit_pixels if scaled else raw_pixels)
+    return Task(load, cross_entropy, 10, PIXELS[pixels])
 
 
 def resized(images: Tensor, size: int) -> Tensor:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
+from rsn2 import data as datasets
 from rsn2.experiments import tasks
 from rsn2.experiments.exp8 import SharedImages
 
@@ -50,3 +51,18 @@ def test_shared_images_are_the_same_tensor_for_the_same_rows():
     assert images[0:2] is images[0:2] and len(images[0:2]) == 2
     assert images.subset(slice(1, 4)) is images.subset(slice(1, 4)) and len(images.subset(slice(1, 4))) == 3
     assert torch.equal(images.subset(torch.tensor([4]))[0:1], images[4:5])
+
+
+def test_pixels_of_colour_images():
+    assert tasks.cifar10(28, pixels="raw").transform is tasks.raw_pixels
+    assert tasks.cifar10(28).transform is tasks.unit_pixels
+    images = torch.tensor([[0, 255], [128, 7]], dtype=torch.uint8).expand(2, 3, 2, 2)
+    found = tasks.cifar10(28, pixels="standardised").transform(images)
+    for channel, (mean, deviation) in enumerate(zip(tasks.CIFAR_MEAN, tasks.CIFAR_DEVIATION, strict=True)):
+        torch.testing.assert_close(found[:, channel], (images[:, channel] / 255 - mean) / deviation)
+
+
+def test_mean_and_deviation_are_those_of_the_training_images(real_data):
+    pixels = datasets.load_cifar10(real_data("cifar10")).train.x.double().div(255)
+    torch.testing.assert_close(pixels.mean((0, 2, 3)), torch.tensor(tasks.CIFAR_MEAN).double(), atol=1e-4, rtol=0)
+    torch.testing.assert_close(pixels.std((0, 2, 3)), torch.tensor(tasks.CIFAR_DEVIATION).double(), atol=2e-4, rtol=0)
