@@ -47,6 +47,7 @@ Tensor task_conv2d_grad_values(const Tensor& x,                   // [B, C, H, W
   }
   check_value(a.num_results == 0 || a.window.channels * int64_t(a.window.num_outputs) > 0, OP,
               ": a weight without elements has no values");
+  device.check("values", values);  // results lie where it does
   if (batch == 0) return torch::stable::new_zeros(values, {a.num_results}, values.scalar_type());
   const Tensor grads = new_tensor(values, {a.num_results}, values.scalar_type());
   if (a.num_results == 0) return grads;

@@ -1,6 +1,8 @@
 // Many rows of one slot: its weights are unpacked into a dense matrix, which torch's own product (cuBLAS) multiplies.
 #pragma once
 
+#include <algorithm>
+#include <cstdint>
 #include <optional>
 
 #include "dense_kernels.h"
@@ -29,10 +31,11 @@ DenseSlot unpack_slot(const OnDevice& device, const Tensor& like, const PackedSt
   DenseSlot dense{new_tensor(like, {num_outputs, num_inputs}, like.scalar_type()), std::nullopt};
   typename Kernel::Arguments a = {weight,      frozen,     slots.const_data_ptr<int64_t>(),
                                   num_outputs, num_inputs, static_cast<E*>(dense.weight.mutable_data_ptr()),
-                                  nullptr,     nullptr};
+                                  nullptr,     0,          nullptr};
   if (bias) {
     dense.bias = new_tensor(like, {num_outputs}, like.scalar_type());
     a.bias = static_cast<const V*>(bias->const_data_ptr());
+    a.bias_slots = int(std::min<int64_t>(bias->size(0), INT32_MAX));
     a.dense_bias = static_cast<E*>(dense.bias->mutable_data_ptr());
   }
   const int64_t room = int64_t(multiprocessors_of_device()) * Kernel::kMinBlocks;

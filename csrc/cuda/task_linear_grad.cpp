@@ -209,6 +209,7 @@ Tensor task_linear_grad_values(const Tensor& x,                // [B, I], any st
     launches.push_back(wanted_slots(OP, wanted, num_owned, first, num_wanted));
   }
   check_value(O * I > 0 || num_wanted == 0, OP, ": a weight without elements has no values");
+  device.check("values", values);  // results lie where it does
   const Tensor grads = new_tensor(values, {num_wanted}, values.scalar_type());
   with_dtypes(OP, "x", x.scalar_type(), values.scalar_type(), [&](auto number, auto value) {
     using E = decltype(number);

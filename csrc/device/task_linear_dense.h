@@ -17,9 +17,10 @@ struct UnpackSlot {
     PackedStore<V> weight, frozen;
     const int64_t* slot;  // [1]
     int64_t num_outputs, num_inputs;
-    E* dense;       // [num_outputs, num_inputs], from a multiple of 16 bytes on
-    const V* bias;  // [T, num_outputs], or null
-    E* dense_bias;  // [num_outputs], or null
+    E* dense;        // [num_outputs, num_inputs], from a multiple of 16 bytes on
+    const V* bias;   // [bias_slots, num_outputs], or null
+    int bias_slots;  // a slot that it has no row for gives NaN
+    E* dense_bias;   // [num_outputs], or null
   };
   static constexpr int kThreads = 256;
   static constexpr int kMinBlocks = 4;
@@ -66,7 +67,8 @@ struct UnpackSlot {
 
   static RSN2_DEVICE void unpack_bias(const Arguments& a, int slot) {
     for (int64_t i = block_index() * kThreads + thread_index(); i < a.num_outputs; i += num_blocks() * kThreads) {
-      a.dense_bias[i] = slot < 0 ? not_a_number() : Cast<E, V>::from(a.bias[slot * a.num_outputs + i]);
+      const bool is_there = uint32_t(slot) < uint32_t(a.bias_slots);
+      a.dense_bias[i] = is_there ? Cast<E, V>::from(a.bias[slot * a.num_outputs + i]) : not_a_number();
     }
   }
 
@@ -117,10 +119,13 @@ struct CompressGrads {
     for (int64_t item = block_index(); item < items; item += num_blocks()) {
       const int w = int(item / tiles);
       const int64_t tile = item % tiles;
+      const ValueRange values = a.index.values_of(a.wanted.slots[w]);
+      const int64_t owned = values.last - values.first;
+      if (tile == 0) spoil<kThreads>(a.grads, a.wanted.starts[w] + owned, a.wanted.starts[w + 1]);
       if (a.wanted.slots[w] == slot) {
         gather(a, w, slot, tile);
       } else {
-        clear(a, w, tile, tiles);
+        clear(a, w, owned, tile, tiles);
       }
     }
   }
@@ -142,9 +147,9 @@ struct CompressGrads {
     }
   }
 
-  // This tile's share of a slot's numbers.
-  static RSN2_DEVICE void clear(const Arguments& a, int w, int64_t tile, int64_t tiles) {
-    const int64_t start = a.wanted.starts[w], count = a.wanted.starts[w + 1] - start;
+  // This tile's share of the numbers that a slot owns.
+  static RSN2_DEVICE void clear(const Arguments& a, int w, int64_t owned, int64_t tile, int64_t tiles) {
+    const int64_t start = a.wanted.starts[w], count = least<int64_t>(a.wanted.starts[w + 1] - start, owned);
     const int64_t last = start + count * (tile + 1) / tiles;
     for (int64_t i = start + count * tile / tiles + thread_index(); i < last; i += kThreads) a.grads[i] = V{};
   }

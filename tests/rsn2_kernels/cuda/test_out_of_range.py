@@ -119,6 +119,24 @@ def test_fewer_weights_than_a_wanted_slot_owns_reach_no_other(emulated, make, dt
         same(grad, every[slot][: len(grad)])
 
 
+def test_wanted_slots_beside_a_dense_product(emulated, make_linear):
+    """What a slot does not own is NaN there too, as is the result where the bias has no row for the slot."""
+    problem = make_linear((40, 270, 20, 3), dtype=torch.bfloat16, value_dtype=torch.bfloat16)
+    problem = replace(problem, weight=with_index(problem.weight), slots=torch.tensor(1))
+    owned = problem.num_owned
+    emulated.task_linear_dense_rows(1)
+    try:
+        grads = grad_values(emulated, problem, [3, 1, 0, 4095], [70, owned[1] + 30, owned[0] + 9, 5])
+        every = problem.grad_values(emulated).split(owned)
+        short = replace(problem, slots=torch.tensor(2), bias=problem.bias[:2]).get("forward", emulated)
+    finally:
+        emulated.task_linear_dense_rows(1024)
+    assert grads[0].isnan().all() and grads[3].isnan().all() and short.isnan().all()
+    assert grads[1][owned[1] :].isnan().all() and grads[2][owned[0] :].isnan().all()
+    same(grads[1][: owned[1]], every[1])
+    assert not grads[2][: owned[0]].any()
+
+
 def test_ids_that_no_weight_can_have(emulated, make):
     problem = make()
     for slot in (-1, 4096, 2**40):

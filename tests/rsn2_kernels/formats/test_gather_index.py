@@ -144,3 +144,9 @@ def test_no_more_than_32_bits_of_places():
     tables = join([torch.zeros(0, dtype=torch.int64)] * 600, [1] * 600, 1 << 18, 1 << 18)
     with pytest.raises(ValueError, match="gather_index: 600 owned weights and .* words of tables are too many"):
         gather_index(tables)
+
+
+def test_more_slots_than_a_plan_holds():
+    positions = pack(torch.zeros(2, 3), torch.zeros(4097, 2, 3, dtype=torch.bool)).positions
+    with pytest.raises(ValueError, match="gather_index: positions must have at most 4096 slots, got 4097"):
+        gather_index(positions)
