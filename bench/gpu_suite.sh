@@ -36,7 +36,7 @@ out=$(cd "$out" && pwd)
 cd "$(dirname "$0")/.." || exit 2
 python=${PYTHON:-python3}
 limit=${LIMIT:-570}
-export PYTHONUNBUFFERED=1
+export PYTHONUNBUFFERED=1 PYTHONPATH="$PWD:$PWD/python${PYTHONPATH:+:$PYTHONPATH}"
 # Out-of-range ids make NaN rows here, not device asserts; every process chooses its backend itself.
 unset RSN2_DEBUG RSN2_BACKEND
 [ -n "$dry" ] && export OMP_NUM_THREADS=1

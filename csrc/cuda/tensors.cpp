@@ -29,7 +29,7 @@ OnDevice::OnDevice(const char* op, const char* name, const Tensor& tensor)
 #else
   check_value(tensor.is_cuda(), op, ": ", name, " must be on a GPU");
   guard_.emplace(device_);
-  STABLE_TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream_));
+  TORCH_ERROR_CODE_CHECK(aoti_torch_get_current_cuda_stream(device_, &stream_));
 #endif
 }
 

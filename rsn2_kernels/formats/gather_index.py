@@ -43,7 +43,7 @@ BLOCK_SIZES = (0, 16, 32, 64)
 """By the number of words modulo 4."""
 
 _HEADER = 8
-_LIMIT = (1 << 31) - 64  # kernels count in int32, up to a warp's step beyond the last weight
+_LIMIT = (1 << 31) - 256  # kernels count in int32, up to a span beyond the last weight
 _MOST_SLOTS = 4096  # what the plan of a mixed batch holds in shared memory
 
 
@@ -61,7 +61,7 @@ def gather_index(positions: Tensor) -> Tensor:
         int32 ``[words]`` on the same device, see the module's text.
 
     Raises:
-        ValueError: there are more than 4096 slots; the slots own 2^31 - 64 weights or more, or the tables take as many
+        ValueError: there are more than 4096 slots; the slots own 2^31 - 256 weights or more, or the tables take as many
             words: 32-bit places end there.
     """
     num_slots, num_rows, num_columns = shape_of(positions)

@@ -56,7 +56,7 @@ Tensor convolution(const Tensor& x, const Tensor& weight, const std::optional<Te
                                     from(false),
                                     from(window.output_padding),
                                     from(int64_t{1})};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution", "", stack.data(), TORCH_ABI_VERSION));
   return to<Tensor>(stack[0]);
 }
 
@@ -74,15 +74,14 @@ Tensor convolution_grad_input(const Tensor& grad_y, const Tensor& x, const Tenso
                                      from(window.output_padding),
                                      from(int64_t{1}),
                                      from(torch::headeronly::HeaderOnlyArrayRef<bool>(only_x.data(), only_x.size()))};
-  STABLE_TORCH_ERROR_CODE_CHECK(
-      torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::convolution_backward", "", stack.data(), TORCH_ABI_VERSION));
   const Tensor grads[] = {to<Tensor>(stack[0]), to<Tensor>(stack[1]), to<Tensor>(stack[2])};
   return grads[0];
 }
 
 void relu_in_place(const Tensor& y) {
   std::array<StableIValue, 1> stack{from(y)};
-  STABLE_TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::relu_", "", stack.data(), TORCH_ABI_VERSION));
+  TORCH_ERROR_CODE_CHECK(torch_call_dispatcher("aten::relu_", "", stack.data(), TORCH_ABI_VERSION));
   to<Tensor>(stack[0]);  // the stack's own reference to y
 }
 
