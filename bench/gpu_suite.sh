@@ -175,7 +175,8 @@ checks() {
 pytest_part() {
   local name=$1 device=cuda; shift
   [ -n "$dry" ] && device=cpu
-  part "pytest-$name" 560 "$python" -m pytest -q --device $device --maxfail=20 -p no:cacheprovider "$@"
+  part "pytest-$name" 560 "$python" -m pytest -q --device $device --maxfail=20 -p no:cacheprovider \
+    -W default::UserWarning "$@"  # torch warns of what only GPUs do
 }
 
 gates() { python_part gates 300 bench.gpu.gates --out "$out/gates.jsonl" --seed "$(seed)"; }

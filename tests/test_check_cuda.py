@@ -95,9 +95,11 @@ def test_faults(counts):
     assert counts.frame_faults("a", {"registers": 3}, {}) == ["a: ptxas says nothing about its stack frame"]
 
     none = dict.fromkeys(counts.COUNTED, 0)
-    assert counts.intent_faults("sm_80 LinearTensor", none) != []
-    assert counts.intent_faults("sm_80 LinearTensor", {**none, "HMMA": 1}) == []
+    assert counts.intent_faults("sm_80 LinearTiles<Float16, float, 32>", none) != []
+    assert counts.intent_faults("sm_90 TaskConv2dForward16<BFloat16, BFloat16>", none) != []
+    assert counts.intent_faults("sm_80 LinearTiles<Float16, float, 32>", {**none, "HMMA": 1}) == []
     assert counts.intent_faults("sm_80 Plan", none) == []
+    assert counts.intent_faults("sm_80 LinearWide<Float16, 16>", none) == []
     assert counts.intent_faults("sm_80 Plan", {**none, "LDGSTS": 3, "LDGSTS.128": 2}) != []
 
     committed = {"all": 100, "HMMA": 8}

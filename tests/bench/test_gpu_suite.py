@@ -26,8 +26,9 @@ SCRIPT = ROOT / "bench" / "gpu_suite.sh"
 
 
 def suite(*arguments: str, python: str = sys.executable, **environment: str) -> subprocess.CompletedProcess[str]:
-    given = {**os.environ, "PYTHON": python, "PYTHONPATH": f"{ROOT}:{ROOT / 'python'}", **environment}
-    given.pop("TORCH_CUDA_ARCH_LIST", None)
+    given = {**os.environ, "PYTHON": python, **environment}
+    for name in ("TORCH_CUDA_ARCH_LIST", "PYTHONPATH"):  # the script finds both packages itself
+        given.pop(name, None)
     return subprocess.run(["bash", str(SCRIPT), *arguments], capture_output=True, text=True, env=given, check=False)
 
 

@@ -48,8 +48,7 @@ def cifar_mnist_and_fashion() -> Experiment:
             "CIFAR-10's channels mean 0 and deviation 1. A first run of seed 0 had only divided them and got 58.2 % of "
             "the validation and 57.0 % of the test images; with mean and deviation it is 61.4 % of the validation "
             "images, by which this was chosen. In the paper digits and clothing share one first convolution of which "
-            "each owns a tenth; here each keeps a tenth "
-            "of its own, which stores as much."
+            "each owns a tenth; here each keeps a tenth of its own, which stores as much."
         ),
         variants={
             **with_speed(ours),

@@ -120,7 +120,10 @@ def test_fewer_weights_than_a_wanted_slot_owns_reach_no_other(emulated, make, dt
 
 
 def test_wanted_slots_beside_a_dense_product(emulated, make_linear):
-    """What a slot does not own is NaN there too, as is the result where the bias has no row for the slot."""
+    """What a slot does not own is NaN there too, as is the result where the bias has no row for the slot.
+
+    Memory that nothing wrote reads as NaN on the emulator, so that of the batch's own slot only its values are proved.
+    """
     problem = make_linear((40, 270, 20, 3), dtype=torch.bfloat16, value_dtype=torch.bfloat16)
     problem = replace(problem, weight=with_index(problem.weight), slots=torch.tensor(1))
     owned = problem.num_owned
