@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 
 from rsn2.data import Dataset, TensorBatches
 from rsn2.experiments import exp4, published
-from rsn2.experiments.exp4 import SMALL, Settings
+from rsn2.experiments.exp4 import SMALL
+from rsn2.experiments.exp4 import Settings as ConvSettings
 from rsn2.experiments.experiment import Column, Experiment
 from rsn2.experiments.protocol import PAPER, SMOKE, Recipe, as_published, units_of_stage, with_speed
 from rsn2.experiments.tasks import FASHION_CLASSES, Task, fashion
@@ -19,6 +20,17 @@ from rsn2.metrics import accuracy, f1_per_class
 from rsn2.network import MultitaskNetwork
 
 NAMES = tuple(f"subnetwork {number}" for number in range(1, 6))
+
+
+@dataclass(frozen=True)
+class Settings(ConvSettings):
+    """See Experiment 4.
+
+    Attributes:
+        hidden_scope: as ``output_scope``, for the layers before the output.
+    """
+
+    hidden_scope: str = "row"
 
 
 def fashion_ensemble() -> Experiment:
@@ -37,7 +49,7 @@ def fashion_ensemble() -> Experiment:
         ),
         variants={
             **with_speed(ours),
-            **as_published(replace(ours, stages=(together,), claim_rows=1000, **PAPER)),
+            **as_published(replace(ours, stages=(together,), claim_rows=1000, hidden_scope="tensor", **PAPER)),
         },
         smoke=SMOKE | SMALL,
         columns=(
@@ -50,7 +62,9 @@ def fashion_ensemble() -> Experiment:
                    published_control_f1=published.FASHION_CONV_CONTROL),
             Column("ensemble", "above_best", "Ensemble above the best, points", expected={"ours": 0.5}),
         ),
-        run_unit=units_of_stage(Recipe(tasks, network, exp4.control, finish=ensemble, timed=NAMES[:1])),
+        run_unit=units_of_stage(
+            Recipe(tasks, network, exp4.control, finish=ensemble, timed=NAMES[:1], claim_options=claim_options)
+        ),
         borrowed_controls={name: ("exp4", "fashion") for name in (*NAMES, "ensemble")},
     )  # fmt: skip
 
@@ -58,6 +72,11 @@ def fashion_ensemble() -> Experiment:
 def tasks(settings: Mapping[str, Any]) -> Mapping[str, Task]:
     """Fashion-MNIST under five names."""
     return {name: fashion() for name in NAMES}
+
+
+def claim_options(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """In which scope each layer is chosen."""
+    return {"scope": {"output": settings["output_scope"], "*": settings["hidden_scope"]}}
 
 
 def network(settings: Mapping[str, Any]) -> MultitaskNetwork:
