@@ -196,9 +196,9 @@ bench() {
 }
 
 sanitize() {
-  local tool backend names words=(--out "$out/tiny.jsonl" --tiny --seed 1)
+  local tool backend names
   if [ -n "$dry" ]; then
-    python_part sanitize-dry 60 bench.gpu.check --backend "$(backends)" "${words[@]}"
+    python_part sanitize-dry 60 bench.gpu.check --backend "$(backends)" --out "$out/tiny.jsonl" --tiny --seed 1
     rm -f "$out/tiny.jsonl"
     return
   fi
@@ -211,17 +211,15 @@ sanitize() {
       names=(--kernel-name kernel_substring=forward_ --kernel-name kernel_substring=grad_)
     fi
     for tool in memcheck racecheck synccheck initcheck; do
-      rm -f "$out/tiny.jsonl"
       # Only our kernels are watched: torch's own would take most of the time. Every allocation by itself, so that a
       # step beyond one is seen.
       part "sanitize-$backend-$tool" 140 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 RSN2_BACKEND="$backend" \
         compute-sanitizer --tool $tool --error-exitcode 1 --report-api-errors no \
         "${names[@]}" \
-        "$python" -m bench.gpu.check --backend "$backend" "${words[@]}"
+        "$python" -m bench.gpu.check --backend "$backend" --out "$out/tiny-$backend-$tool.jsonl" --tiny --seed 1
     done
   done
   excuse="" slow=""
-  rm -f "$out/tiny.jsonl"
 }
 
 run() {

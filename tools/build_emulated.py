@@ -2,7 +2,8 @@
 
 The library defines no operators: whoever loads it defines the namespace ``rsn2_emulated`` first, with the schemas of
 rsn2_kernels/_schema.py, ``plan(Tensor slots, Tensor positions, Tensor index, int tile_rows) -> Tensor``,
-``set_order(int order) -> ()`` and ``task_linear_dense_rows(int least_rows) -> ()``; and the operators of
+``set_order(int order) -> ()``, ``set_most_shared_bytes(int bytes) -> ()`` and
+``task_linear_dense_rows(int least_rows) -> ()``; and the operators of
 rsn2_kernels/_answers.py. ``RSN2_EMULATED_FLAGS`` are further flags for compiler and linker (check_emulated.py
 gives those of the sanitizers).
 """

@@ -73,7 +73,9 @@ def block_csr(scene: Scene, x: Tensor, weight: Tensor, block: int) -> Way:
     """``F.linear`` with a weight in BSR form (torch's Triton kernel)."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        sets = [weight.to_sparse_bsr((block, block)) for _ in range(len(copies([weight], scene.cold_bytes)))]
+        sparse = weight.to_sparse_bsr((block, block))
+        parts = [sparse.crow_indices(), sparse.col_indices(), sparse.values()]
+        sets = [torch.sparse_bsr_tensor(*own, weight.shape) for own in copies(parts, scene.cold_bytes)]
     return Way([lambda own=own: F.linear(x, own) for own in sets])
 
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from . import ceilings, conv, linear, mixed, models
 from .device import open_device
-from .lines import DEVICE_IS_LOST, TIME_IS_UP, DeviceIsLost, Lines, TimeIsUp
+from .lines import DEVICE_IS_LOST, TIME_IS_UP, DeviceIsLost, Lines, TimeIsUp, end_when_asked, free_cache
 from .points import Point, Points, Scene, measure
 from .problems import generator_for
 from .summary import of_goals, row
@@ -47,7 +47,7 @@ def run(lines: Lines, scene: Scene, points: Points, stage: str, say: Callable[[s
         line = lines.run(name, _work(scene, point), stage=stage, block=point.block, **_facts(scene, point))
         if is_new:
             say(row(line))
-            scene.device.free_cache()
+            free_cache(scene.device)
 
 
 def _work(scene: Scene, point: Point) -> Callable[[], dict[str, Any]]:
@@ -100,4 +100,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    end_when_asked()
     sys.exit(main())

@@ -13,7 +13,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-from .lines import DEVICE_IS_LOST, TIME_IS_UP, DeviceIsLost, Lines, TimeIsUp
+from .lines import DEVICE_IS_LOST, TIME_IS_UP, DeviceIsLost, Lines, TimeIsUp, end_when_asked, free_cache
 
 TINY = ("shapes", "conv_shapes")
 
@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
                     print(f"FAILED {own[-1]['name']}: {own[-1]['why']}", flush=True)
             found += own
             print(f"{group}: {said(own)}", flush=True)
-            device.free_cache()
+            free_cache(device)
     except TimeIsUp:
         print("time is up; call again for the rest")
         status = TIME_IS_UP
@@ -83,4 +83,5 @@ def said(lines: list[dict[str, Any]]) -> str:
 
 
 if __name__ == "__main__":
+    end_when_asked()
     sys.exit(main())

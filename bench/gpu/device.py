@@ -39,11 +39,13 @@ class _Captured(Replay):
             function()  # cuBLAS, cuDNN and Triton prepare themselves on a first call, which is not captured
             stream.synchronize()
             gc.disable()  # what is thrown away must not call CUDA now
-            self._graph.capture_begin()  # torch.cuda.graph would empty the allocator's cache each time
             try:
-                self.result = function()
+                self._graph.capture_begin()  # torch.cuda.graph would empty the allocator's cache each time
+                try:
+                    self.result = function()
+                finally:
+                    self._graph.capture_end()
             finally:
-                self._graph.capture_end()
                 gc.enable()
         torch.cuda.synchronize()
 
@@ -141,8 +143,8 @@ class Gpu(StandIn):
     @contextmanager
     def no_synchronisation(self) -> Iterator[None]:
         torch.cuda.synchronize()
-        torch.cuda.set_sync_debug_mode("error")
         try:
+            torch.cuda.set_sync_debug_mode("error")  # it warns that it is a prototype, which may be an error
             yield
         finally:
             torch.cuda.set_sync_debug_mode("default")

@@ -15,7 +15,7 @@ import torch
 
 from . import bench, ceilings, goals, linear, mixed, values
 from .device import query
-from .lines import DEVICE_IS_LOST, TIME_IS_UP, DeviceIsLost, Lines, TimeIsUp
+from .lines import DEVICE_IS_LOST, TIME_IS_UP, DeviceIsLost, Lines, TimeIsUp, end_when_asked
 from .points import OURS, Points, Scene
 
 POSITIONS = 8192 * 8192
@@ -147,4 +147,5 @@ def main(argv: list[str] | None = None) -> int:
 
 
 if __name__ == "__main__":
+    end_when_asked()
     sys.exit(main())

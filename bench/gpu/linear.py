@@ -46,10 +46,9 @@ class Layer:
 
     def sets(self, scene: Scene, *, hot: bool = False) -> list[PackedWeight]:
         """The packed weight in as many places as it takes to be cold, or in one."""
-        stored = self.packed
-        tensors = [stored.values, stored.index, stored.positions]
-        cold = 1 if hot else scene.cold_bytes
-        return [stored._replace(values=v, index=i, positions=p) for v, i, p in copies(tensors, cold)]
+        stored, cold = self.packed, 1 if hot else scene.cold_bytes
+        # Of the positions a kernel reads nothing, and their bytes would make the set look colder than it is.
+        return [stored._replace(values=v, index=i) for v, i in copies([stored.values, stored.index], cold)]
 
     def bytes_of(self, slots: int = 1) -> int:
         """What a call reads of the values and the index when so many slots have rows."""

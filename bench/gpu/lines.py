@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -16,10 +17,11 @@ TIME_IS_UP = 75
 """Exit status: call again for the rest (sysexits' EX_TEMPFAIL)."""
 DEVICE_IS_LOST = 76
 """Exit status: the process cannot use the GPU any more; call again for the rest."""
+INTERRUPTED = "interrupted"
 
 
-class TimeIsUp(Exception):
-    """The seconds given to this process are over."""
+class TimeIsUp(BaseException):
+    """The seconds given to this process are over. Work that catches errors of its own lets this one through."""
 
 
 class DeviceIsLost(Exception):
@@ -34,7 +36,8 @@ class Lines:
     """A file of lines, each with a ``name`` that is unique in it.
 
     A line with ``status`` ``"started"`` is written before the work. Where nothing follows it, the work took its process
-    along, or too long; it is not tried again, and the line becomes one of status ``"lost"``.
+    along, or hung; it is not tried again, and the line becomes one of status ``"lost"``. Work that was asked to end
+    (:func:`end_when_asked`) leaves ``"interrupted"``, which counts as not begun.
 
     Args:
         path: the file, made when the first line is written.
@@ -50,6 +53,7 @@ class Lines:
         for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             line = json.loads(text)
             self.found[line["name"]] = line
+        self.found = {name: line for name, line in self.found.items() if line["status"] != INTERRUPTED}
         if retry:
             self.found = {name: line for name, line in self.found.items() if line["status"] in ("ok", "absent")}
         for line in list(self.found.values()):
@@ -66,7 +70,7 @@ class Lines:
         """The line ``name``, from the file or from ``work``, whose errors make it one of status ``"failed"``.
 
         Raises:
-            TimeIsUp: it is not there, and no time is left.
+            TimeIsUp: it is not there, and no time is left; or SIGTERM came.
             DeviceIsLost: an error left the device unusable.
         """
         if name in self.found:
@@ -78,12 +82,37 @@ class Lines:
         try:
             line = {"status": "ok", **work()}
             self.device.synchronize()  # an error of a kernel belongs to the work that started it
+        except TimeIsUp:
+            self.write({"name": name, "status": INTERRUPTED, **facts})
+            raise
         except Exception as error:  # whatever a kernel or its compiler raises is a result here
             line = {"status": "failed", "why": f"{type(error).__name__}: {_first_lines(error)}"}
         self.write({"name": name, **line, **facts, "seconds": round(time.monotonic() - start, 3)})
         if line["status"] == "failed" and not self.device.is_alive():
             raise DeviceIsLost
         return self.found[name]
+
+
+def end_when_asked() -> None:
+    """From now on SIGTERM, by which ``timeout`` ends a process, raises TimeIsUp as soon as the device answers."""
+
+    def end(number: int, frame: object) -> None:
+        raise TimeIsUp
+
+    signal.signal(signal.SIGTERM, end)
+
+
+def free_cache(device: StandIn) -> None:
+    """Give memory back.
+
+    Raises:
+        DeviceIsLost: it cannot be given back, as after a capture that failed.
+    """
+    try:
+        device.free_cache()
+    except RuntimeError as error:
+        print(f"the memory cannot be given back: {_first_lines(error)}", flush=True)
+        raise DeviceIsLost from error
 
 
 def _first_lines(error: Exception) -> str:
@@ -96,4 +125,4 @@ def read(path: Path) -> list[dict[str, Any]]:
     for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
         line = json.loads(text)
         found[line["name"]] = line
-    return list(found.values())
+    return [line for line in found.values() if line["status"] != INTERRUPTED]

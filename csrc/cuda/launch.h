@@ -34,6 +34,14 @@ __global__ void __launch_bounds__(Kernel::kThreads, Kernel::kMinBlocks)
   Kernel::run(arguments);
 }
 
+// What a block may have.
+inline int64_t most_shared_bytes() {
+  int device = 0, bytes = 0;
+  check_cuda(cudaGetDevice(&device), "device");
+  check_cuda(cudaDeviceGetAttribute(&bytes, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), "device");
+  return bytes;
+}
+
 template <class Kernel>
 void launch(const Launch& launch, const typename Kernel::Arguments& arguments) {
   if (launch.shared_bytes > 48 * 1024) {
@@ -62,6 +70,7 @@ void launch(const Launch& launch, const typename Kernel::Arguments& arguments) {
   emulator::run(launch.num_blocks, Kernel::kThreads, launch.shared_bytes, [&] { Kernel::run(arguments); });
 }
 
+inline int64_t most_shared_bytes() { return emulator::most_shared_bytes(); }
 inline int num_multiprocessors() { return 3; }  // few, so that blocks of the tests have several pieces of work
 
 }  // namespace rsn2

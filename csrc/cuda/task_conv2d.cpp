@@ -45,8 +45,9 @@ Tensor task_conv2d(const Tensor& x,                   // [B, C, H, W], any strid
   const int64_t batch = x.size(0);
   ConvForwardArguments a{};
   a.window = conv_window(OP, x.size(1), x.size(2), x.size(3), out_channels, kernel_size, stride, padding, dilation);
-  a.index = gather_index_of(OP, device, index);
-  const FrozenStore second = frozen_store(OP, device, frozen, values);
+  a.index = gather_index_of(OP, device, index, a.window.num_outputs, a.window.num_columns());
+  const FrozenStore second = frozen_store(OP, device, frozen, values, a.index);
+  a.index.beside_words = second.index.words;
   const Tensor y = new_images(x, batch, out_channels, a.window.out_height, a.window.out_width);
   if (y.numel() == 0) return y;
 
@@ -98,8 +99,9 @@ Tensor task_conv2d_grad_input(const Tensor& grad_y,              // [B, O, H', W
   a.window = conv_window(OP, input_size[0], input_size[1], input_size[2], grad_y.size(1), kernel_size, stride, padding,
                          dilation);
   a.grad_y_strides = conv_images(OP, device, "grad_y", grad_y, grad_y.size(1), a.window.out_height, a.window.out_width);
-  a.index = gather_index_of(OP, device, index);
-  const FrozenStore second = frozen_store(OP, device, frozen, values);
+  a.index = gather_index_of(OP, device, index, a.window.num_outputs, a.window.num_columns());
+  const FrozenStore second = frozen_store(OP, device, frozen, values, a.index);
+  a.index.beside_words = second.index.words;
   const Tensor grad_x = new_images(grad_y, batch, input_size[0], input_size[1], input_size[2]);
   if (grad_x.numel() == 0) return grad_x;
 

@@ -93,13 +93,13 @@ ConvWindow conv_window(const char* op, int64_t channels, int64_t height, int64_t
 }
 
 FrozenStore frozen_store(const char* op, const OnDevice& device, const std::vector<Tensor>& frozen,
-                         const Tensor& values) {
+                         const Tensor& values, const GatherIndex& own) {
   check_value(frozen.empty() || frozen.size() == 3, op, ": frozen must be [] or [values, positions, index], got ",
               frozen.size(), " tensors");
   if (frozen.empty()) return {};
   check_flat(op, device, "frozen values", frozen[0], values.scalar_type());
   // No values: the same as no store.
-  return {frozen[0].const_data_ptr(), gather_index_of(op, device, frozen[2])};
+  return {frozen[0].const_data_ptr(), gather_index_of(op, device, frozen[2], own.rows, own.columns)};
 }
 
 ImageTiles image_tiles(int pixels_of_image, int pixels_of_piece) {

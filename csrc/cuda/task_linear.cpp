@@ -75,9 +75,10 @@ ScalarType checked_dtypes(ScalarType x, ScalarType values) {
 }
 
 template <typename V>
-PackedStore<V> store_of(const OnDevice& device, const Tensor& values, const Tensor& index, ScalarType dtype) {
+PackedStore<V> store_of(const OnDevice& device, const Tensor& values, const Tensor& index, ScalarType dtype,
+                        int64_t num_outputs, int64_t num_inputs) {
   check_flat(OP, device, "values", values, dtype);
-  return {static_cast<const V*>(values.const_data_ptr()), gather_index_of(OP, device, index)};
+  return {static_cast<const V*>(values.const_data_ptr()), gather_index_of(OP, device, index, num_outputs, num_inputs)};
 }
 
 struct Arguments {
@@ -92,9 +93,12 @@ struct Arguments {
 template <typename E, typename V>
 void compute(const Arguments& a, ScalarType value_dtype) {
   const int64_t num_rows = a.x.size(0), num_inputs = a.x.size(1), num_outputs = a.y.size(1);
-  const PackedStore<V> weight = store_of<V>(a.device, a.values, a.index, value_dtype);
-  PackedStore<V> frozen = {nullptr, {nullptr}};
-  if (!a.frozen.empty()) frozen = store_of<V>(a.device, a.frozen[0], a.frozen[2], value_dtype);
+  PackedStore<V> weight = store_of<V>(a.device, a.values, a.index, value_dtype, num_outputs, num_inputs);
+  PackedStore<V> frozen = {nullptr, {nullptr, 0, 0}};
+  if (!a.frozen.empty()) {
+    frozen = store_of<V>(a.device, a.frozen[0], a.frozen[2], value_dtype, num_outputs, num_inputs);
+    weight.index.beside_words = frozen.index.words;
+  }
 
   const bool is_mixed = a.slots.dim() == 1;
   const Choice choice = choose(a.x.scalar_type(), a.slots, num_rows, num_outputs, num_inputs);

@@ -121,11 +121,13 @@ Tensor task_linear_grad_input(const Tensor& grad_y,        // [B, O], any stride
   const OnDevice device(OP, "grad_y", grad_y);
   const Tensor from = with_dense_rows(OP, device, "grad_y", grad_y);
   check_flat(OP, device, "values", values, values.scalar_type());
-  const GatherIndex own = gather_index_of(OP, device, index);
+  GatherIndex own = gather_index_of(OP, device, index, grad_y.size(1), in_features);
   check_value(frozen.empty() || frozen.size() == 3, OP, ": frozen must be [] or [values, positions, index], got ",
               frozen.size(), " tensors");
   if (!frozen.empty()) check_flat(OP, device, "the frozen store's values", frozen[0], values.scalar_type());
-  const GatherIndex second = frozen.empty() ? GatherIndex{nullptr} : gather_index_of(OP, device, frozen[2]);
+  const GatherIndex second =
+      frozen.empty() ? GatherIndex{nullptr, 0, 0} : gather_index_of(OP, device, frozen[2], grad_y.size(1), in_features);
+  own.beside_words = second.words;
   const int64_t B = grad_y.size(0);
   if (triton_serves(grad_y, index, frozen, in_features)) {
     return served_by_triton(OP, grad_y, values, positions, index, slots, frozen, in_features);
@@ -200,7 +202,7 @@ Tensor task_linear_grad_values(const Tensor& x,                // [B, I], any st
   if (triton_serves(x, index, {}, I)) {
     return served_by_triton(OP, x, grad_y, values, positions, index, slots, wanted, num_owned);
   }
-  const GatherIndex own = gather_index_of(OP, device, index);
+  const GatherIndex own = gather_index_of(OP, device, index, O, I);
   check_value(wanted.size() == num_owned.size(), OP, ": wanted and num_owned must be equally long, got ", wanted.size(),
               " and ", num_owned.size());
   std::vector<WantedSlots> launches;

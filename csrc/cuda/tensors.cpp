@@ -57,11 +57,15 @@ void check_flat(const char* op, const OnDevice& device, const char* name, const 
               " must be a contiguous 1-D ", torch::headeronly::toString(dtype), " tensor");
 }
 
-GatherIndex gather_index_of(const char* op, const OnDevice& device, const Tensor& index) {
+GatherIndex gather_index_of(const char* op, const OnDevice& device, const Tensor& index, int64_t num_rows,
+                            int64_t num_columns) {
   check_flat(op, device, "index", index, ScalarType::Int);
   check_value(index.numel() >= 8, op, ": index must come from the gather index of this device, got ", index.numel(),
               " words");
-  return {index.const_data_ptr<int32_t>()};
+  constexpr int64_t MOST = INT32_MAX - kSpanColumns;  // kernels go on to the end of a tile
+  check_value(num_rows <= MOST && num_columns <= MOST, op, ": at most ", MOST, " rows and columns of weights, got [",
+              num_rows, ", ", num_columns, "]");
+  return {index.const_data_ptr<int32_t>(), int32_t(num_rows), int32_t(num_columns)};
 }
 
 PlannedRows plan_rows(const char* op, const OnDevice& device, const Tensor& slots, int64_t num_rows,
@@ -95,12 +99,13 @@ namespace {
 // For tests: the plan of a batch, [2 (most_slots + 2) + B].
 Tensor plan_of(const Tensor& slots, const Tensor& positions, const Tensor& index, int64_t tile_rows) {
   const OnDevice device("plan", "slots", slots);
-  return plan_rows("plan", device, slots, slots.numel(), positions, gather_index_of("plan", device, index),
-                   int(tile_rows))
+  const int32_t* words = index.const_data_ptr<int32_t>();
+  return plan_rows("plan", device, slots, slots.numel(), positions, {words, words[2], words[3]}, int(tile_rows))
       .workspace;
 }
 
 void set_order(int64_t order) { emulator::set_order(uint64_t(order)); }
+void set_most_shared_bytes(int64_t bytes) { emulator::set_most_shared_bytes(bytes); }
 
 }  // namespace
 #endif
@@ -111,5 +116,6 @@ void set_order(int64_t order) { emulator::set_order(uint64_t(order)); }
 STABLE_TORCH_LIBRARY_IMPL(rsn2_emulated, CompositeExplicitAutograd, m) {
   m.impl("plan", TORCH_BOX(&rsn2::plan_of));
   m.impl("set_order", TORCH_BOX(&rsn2::set_order));
+  m.impl("set_most_shared_bytes", TORCH_BOX(&rsn2::set_most_shared_bytes));
 }
 #endif

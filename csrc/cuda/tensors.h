@@ -48,8 +48,9 @@ Tensor new_tensor(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef s
 // A tensor that a kernel reads by pointer: one dimension, contiguous, of this dtype, on the device.
 void check_flat(const char* op, const OnDevice& device, const char* name, const Tensor& tensor, ScalarType dtype);
 
-// The index of a packed weight, which formats/gather_index.py makes.
-GatherIndex gather_index_of(const char* op, const OnDevice& device, const Tensor& index);
+// The index of a packed weight of this shape, which formats/gather_index.py makes.
+GatherIndex gather_index_of(const char* op, const OnDevice& device, const Tensor& index, int64_t num_rows,
+                            int64_t num_columns);
 
 // A batch's rows by slot. No more than `most_tiles` tiles, whatever the slots are; nothing waits for the device.
 struct PlannedRows {

@@ -77,7 +77,7 @@ RSN2_DEVICE SlotWeights<V> weights_of(const PackedStore<V>& store, int slot) {
   if (words == nullptr || slot < 0 || slot >= store.index.num_slots()) return weights;
   weights.table = store.index.table(slot);
   if (!weights.owns_any()) return weights;
-  weights.columns = store.index.columns();
+  weights.columns = store.index.columns_of_values();
   weights.num_panels = store.index.num_panels();
   weights.num_spans = store.index.num_spans();
   return weights;

@@ -33,15 +33,19 @@ struct SlotTable {
   }
 };
 
+// The shape is the caller's: host code cannot look into the index without waiting for the device. An index of another
+// shape has no slots, so that all results are NaN and nothing is read where there is nothing.
 struct GatherIndex {
   const int32_t* words;
+  int32_t rows, columns;                  // O, K
+  const int32_t* beside_words = nullptr;  // of a second store that must have the same shape; null: there is none
 
-  RSN2_DEVICE int num_slots() const { return words[1]; }
-  RSN2_DEVICE int64_t num_rows() const { return words[2]; }
-  RSN2_DEVICE int64_t num_columns() const { return words[3]; }
-  RSN2_DEVICE int64_t num_panels() const { return words[4]; }
-  RSN2_DEVICE int64_t num_spans() const { return words[5]; }
-  RSN2_DEVICE const uint8_t* columns() const { return reinterpret_cast<const uint8_t*>(words + words[7]); }
+  RSN2_DEVICE int num_slots() const { return fits(words) && (!beside_words || fits(beside_words)) ? words[1] : 0; }
+  RSN2_DEVICE int64_t num_rows() const { return rows; }
+  RSN2_DEVICE int64_t num_columns() const { return columns; }
+  RSN2_DEVICE int64_t num_panels() const { return ceil_div(rows, kPanelRows); }
+  RSN2_DEVICE int64_t num_spans() const { return ceil_div(columns, kSpanColumns); }
+  RSN2_DEVICE const uint8_t* columns_of_values() const { return reinterpret_cast<const uint8_t*>(words + words[7]); }
   // Of a slot that is there.
   RSN2_DEVICE SlotTable table(int slot) const {
     const int32_t* at = words + words[8 + slot];
@@ -54,6 +58,9 @@ struct GatherIndex {
     if (!tiles.owns_any) return {0, 0};
     return {tiles.tile_starts[0], tiles.tile_starts[num_panels() * num_spans()]};
   }
+
+ private:
+  RSN2_DEVICE bool fits(const int32_t* index) const { return index[2] == rows && index[3] == columns; }
 };
 
 // Gradients that no value has are NaN: all of a wanted slot that is not there, and those past the values of one that

@@ -25,7 +25,7 @@ struct ConvWindow {
   int dilation_height, dilation_width;
   int top, left;  // padding
 
-  RSN2_DEVICE int num_columns() const { return kernel_height * kernel_width * channels; }
+  RSN2_HOST_DEVICE int num_columns() const { return kernel_height * kernel_width * channels; }
   RSN2_DEVICE int in_pixels() const { return height * width; }
   RSN2_DEVICE int out_pixels() const { return out_height * out_width; }
 };

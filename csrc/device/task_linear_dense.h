@@ -135,7 +135,7 @@ struct CompressGrads {
     const SlotTable table = a.index.table(slot);
     if (!table.owns_any) return;
     const WantedPlaces places(a.wanted, w, table);
-    const uint8_t* columns = a.index.columns();
+    const uint8_t* columns = a.index.columns_of_values();
     const int64_t spans = a.index.num_spans(), panel = tile / spans;
     for (int row = warp_index(); row < kPanelRows; row += kThreads / kWarp) {
       const ValueRange values = table.of_row(tile, row);

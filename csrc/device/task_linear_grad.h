@@ -25,7 +25,7 @@ struct RowMatrix {
 template <typename E>
 RSN2_DEVICE void copy_eight(E* shared, const RowMatrix<E>& matrix, int row, int64_t column) {
   const bool is_there = row >= 0 && column < matrix.num_columns;
-  if (!is_there || (matrix.is_aligned && column + 8 <= matrix.num_columns)) {
+  if (matrix.is_aligned && (!is_there || column + 8 <= matrix.num_columns)) {
     copy_async(shared, is_there ? matrix.data + place_in(row, matrix.row_stride, column) : matrix.data, is_there);
     return;
   }

@@ -131,7 +131,7 @@ struct GradValuesExact {
   static RSN2_DEVICE void add_row(const Arguments& a, const ValueRange& values, const Numbers& grad_y, const Numbers* x,
                                   bool is_first, const WantedPlaces& places, E* grads) {
     for (int64_t batch = values.first / 4 * 4; batch < values.last; batch += kWarp) {
-      const uint32_t* columns = reinterpret_cast<const uint32_t*>(a.index.columns() + batch);
+      const uint32_t* columns = reinterpret_cast<const uint32_t*>(a.index.columns_of_values() + batch);
       E sums[kWarp];
       RSN2_UNROLL
       for (int i = 0; i < kWarp; i += 4) {

@@ -162,7 +162,7 @@ struct GradValuesTiles {
   static RSN2_DEVICE void store(const Arguments& a, const SlotTable& table, int64_t tile, int part,
                                 const WantedPlaces& places) {
     const float* sums = reinterpret_cast<const float*>(shared_memory());
-    const uint8_t* columns = a.index.columns();
+    const uint8_t* columns = a.index.columns_of_values();
     for (int row = warp_index(); row < kPanelRows; row += kThreads / kWarp) {
       const ValueRange values = table.of_row(tile, row);
       for (int64_t j = values.first + lane_index(); j < values.last; j += kWarp) {

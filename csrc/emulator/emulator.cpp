@@ -57,6 +57,7 @@ struct Block {
 
 thread_local Block* block = nullptr;
 thread_local uint64_t order_seed = 0;
+thread_local int64_t shared_limit = 99 * 1024;
 
 Thread& self() { return block->threads[block->current]; }
 
@@ -126,10 +127,12 @@ void run_block(const std::function<void()>& kernel) {
 }  // namespace
 
 void set_order(uint64_t order) { order_seed = order; }
+int64_t most_shared_bytes() { return shared_limit; }
+void set_most_shared_bytes(int64_t bytes) { shared_limit = bytes; }
 
 void run(int64_t num_blocks, int num_threads, int64_t shared_bytes, const std::function<void()>& kernel) {
   if (num_blocks < 1 || num_blocks > 0x7fffffff || num_threads < WARP || num_threads > 1024 ||
-      num_threads % WARP != 0 || shared_bytes < 0 || shared_bytes > 227 * 1024) {
+      num_threads % WARP != 0 || shared_bytes < 0 || shared_bytes > shared_limit) {
     throw std::runtime_error("emulated kernel: cannot be launched with " + std::to_string(num_blocks) + " blocks, " +
                              std::to_string(num_threads) + " threads, " + std::to_string(shared_bytes) + " bytes");
   }

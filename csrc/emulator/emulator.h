@@ -18,6 +18,10 @@ void run(int64_t num_blocks, int num_threads, int64_t shared_bytes, const std::f
 // can before another, else drawn with this seed.
 void set_order(uint64_t order);
 
+// Shared memory that a block may have: at first what every GPU from sm_80 on gives (sm_86, sm_89 and sm_120 no more).
+int64_t most_shared_bytes();
+void set_most_shared_bytes(int64_t bytes);
+
 // For the thread that runs now.
 int thread_index();
 int num_threads();

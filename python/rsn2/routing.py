@@ -87,10 +87,10 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 def _rows_of(groups: list[list[int]], sizes: list[int], device: torch.device) -> Tensor:
     """The task number that stands for each row: int64 ``[]`` for one group, else ``[B]``."""
-    first = torch.tensor([group[0] for group in groups])
     if len(groups) == 1:
-        return first[0].to(device)
-    return first.repeat_interleave(torch.tensor(sizes)).to(device)
+        return torch.full((), groups[0][0], device=device)
+    # Made where they are wanted: a copy from the host would wait for the device.
+    return torch.cat([torch.full((size,), group[0], device=device) for group, size in zip(groups, sizes, strict=True)])
 
 
 def _by_slots(group: list[int], slots: SlotTable, names: list[str]) -> list[list[int]]:

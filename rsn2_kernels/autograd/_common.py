@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, MutableMapping
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakTensorKeyDictionary
 
 from rsn2_kernels._schema import LIBRARY, NAMESPACE, operator
 from rsn2_kernels.formats import value_starts
 
 _grad_bias = operator("task_grad_bias")
+_num_owned: MutableMapping[Tensor, tuple[int, list[int]]] = WeakTensorKeyDictionary()
 
 
 Gradient = Callable[..., Tensor]
@@ -114,9 +117,15 @@ def bias_gradients(ctx: Any, grad_y: Tensor, slots: Tensor, needs_all: bool) -> 
 
 
 def all_slots(positions: Tensor) -> tuple[list[int], list[int]]:
-    """Every slot and the number of weights it owns: for gradients of the flat values as a whole."""
-    starts = value_starts(positions)
-    return list(range(len(starts) - 1)), [b - a for a, b in zip(starts, starts[1:], strict=False)]
+    """Every slot and the number of weights it owns: for gradients of the flat values as a whole.
+
+    The numbers are read once for each tensor of positions, which on a GPU waits for it, and kept while that lives.
+    """
+    version, num_owned = _num_owned.get(positions, (-1, []))
+    if version != positions._version:
+        num_owned = [last - first for first, last in pairwise(value_starts(positions))]
+        _num_owned[positions] = (positions._version, num_owned)
+    return list(range(len(num_owned))), num_owned
 
 
 def register_autocast(name: str) -> None:

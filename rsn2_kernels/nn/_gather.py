@@ -30,13 +30,23 @@ def gather_rows(flat: Tensor, slots: Tensor, parameters: Sequence[Tensor], wante
     trainable = torch.stack([parameter.reshape(flat.shape[1:]) for parameter in parameters])
     if len(wanted) == num_slots:
         return _select(trainable, slots, row)
-    places = [-1] * num_slots
-    for number, slot in enumerate(wanted):
-        places[slot] = number
-    place = torch.tensor(places, device=flat.device).index_select(0, slots.reshape(-1)).reshape(slots.shape)
+    place = torch.full_like(slots, -1)
+    for first, last, number in runs(wanted):  # a table of places would have to come from the host
+        place = torch.where((slots >= first) & (slots < last), slots - (first - number), place)
     rows = _select(trainable, place.clamp(min=0), row)
     is_trainable = (place >= 0).reshape(*place.shape, *[1] * (rows.dim() - place.dim()))
     return torch.where(is_trainable, rows, _select(flat, slots, row))
+
+
+def runs(numbers: Sequence[int]) -> list[tuple[int, int, int]]:
+    """Ascending numbers as runs of neighbours: the first, the one after the last, and how many come before."""
+    found: list[tuple[int, int, int]] = []
+    for place, number in enumerate(numbers):
+        if found and found[-1][1] == number:
+            found[-1] = (found[-1][0], number + 1, found[-1][2])
+        else:
+            found.append((number, number + 1, place))
+    return found
 
 
 def _select(flat: Tensor, slots: Tensor, row: Tensor | None) -> Tensor:

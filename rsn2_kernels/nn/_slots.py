@@ -143,6 +143,8 @@ class SlotModule(nn.Module):
                     f"{type(self).__name__}: no slot given and none active; "
                     "call layer(x, slot) or use `with active(slot):`"
                 )
+            if slots.dim() == 0 and is_host_known(slots) and x.device.type != "cpu":
+                slots = torch.full((), int(slots), dtype=torch.int64, device=x.device)  # a copy would wait for it
             slots = slots.to(x.device)
             return slots if self.slot_map is None else self._mapped(slots)
         if isinstance(slots, Tensor):

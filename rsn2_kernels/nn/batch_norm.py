@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from rsn2_kernels.nn._gather import runs
 from rsn2_kernels.nn._rows import RowLayer
 from rsn2_kernels.nn._slots import is_host_known
 
@@ -157,7 +158,9 @@ class _TaskBatchNorm(RowLayer):
         centred = flat - mean.index_select(0, slots)[:, :, None]
         var = zeros.index_add(0, slots, centred.square().sum(2)) / count.clamp(min=1)
         if self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None:
-            frozen = self._frozen_flags().to(x.device)
+            frozen = torch.zeros(self.num_slots, dtype=torch.bool, device=x.device)
+            for first, last, _ in runs(sorted(self._frozen)):  # without a copy from the host
+                frozen[first:last] = True
             learns = (rows > 0) & ~frozen
             with torch.no_grad():
                 seen = self.num_batches_tracked + learns

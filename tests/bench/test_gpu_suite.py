@@ -156,6 +156,27 @@ def test_what_ended_the_process_is_not_tried_again(lines):
     assert again.run("b", dict)["status"] == "ok"
 
 
+def test_work_that_is_asked_to_end_is_begun_anew(tmp_path):
+    """What ``timeout`` sends is no fault of what ran then, unless it does not answer."""
+    code = (
+        "import os, signal, sys, time; from pathlib import Path; from bench.gpu.device import StandIn\n"
+        "from bench.gpu.lines import Lines, TimeIsUp, end_when_asked\n"
+        "def work():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)\n"
+        "    except Exception: pass\n"
+        "end_when_asked(); lines = Lines(Path(sys.argv[1]), StandIn(), 60)\n"
+        "try: lines.run('a', work)\n"
+        "except TimeIsUp: sys.exit(75)"
+    )
+    path = tmp_path / "lines.jsonl"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    assert subprocess.run([sys.executable, "-c", code, str(path)], env=environment).returncode == 75
+    assert read(path) == []
+    assert Lines(path, StandIn(), 60).run("a", dict)["status"] == "ok"
+    assert [line["status"] for line in read(path)] == ["ok"]
+
+
 def test_time_and_device_end_a_run(lines, monkeypatch):
     with pytest.raises(TimeIsUp):
         Lines(lines.path, lines.device, -1).run("a", dict)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import pytest
 import torch
 from torch.autograd import forward_ad
 
 from rsn2_kernels import ops, reference
+from rsn2_kernels.autograd._common import all_slots
+from rsn2_kernels.formats import value_starts
 from rsn2_kernels.testing import assert_as_accurate
 
 
@@ -224,3 +227,17 @@ def test_functional_transforms_are_refused(make_problem):
     problem = make_problem(4, 2, dtype=torch.float64)
     with pytest.raises(RuntimeError, match="functorch transforms"):
         torch.func.grad(lambda x: call(problem, x=x).sum())(problem.x)
+
+
+def test_flat_values_of_other_positions_get_their_own_numbers(make_problem, make_frozen):
+    """How much each slot owns is kept with the positions, until they change."""
+    first = make_problem(9, 3)
+    positions = first.weight.positions
+    owned = [last - start for start, last in pairwise(value_starts(positions))]
+    assert all_slots(positions) == ([0, 1, 2], owned) == all_slots(positions)
+    other = make_frozen(first).positions
+    assert all_slots(other)[1] == [last - start for start, last in pairwise(value_starts(other))]
+    moved = positions.clone()
+    assert all_slots(moved) == ([0, 1, 2], owned)
+    moved[5 + 3 + 1] -= 1  # slot 0 owns one less, slot 1 one more
+    assert all_slots(moved)[1] == [owned[0] - 1, owned[1] + 1, owned[2]]

@@ -31,6 +31,7 @@ def emulated() -> Any:
         library.define(name + signature)
     library.define("plan(Tensor slots, Tensor positions, Tensor index, int tile_rows) -> Tensor")
     library.define("set_order(int order) -> ()")
+    library.define("set_most_shared_bytes(int bytes) -> ()")
     library.define("task_linear_dense_rows(int least_rows) -> ()")
     torch.ops.load_library(str(module.build()))
     torch.ops.rsn2_emulated.library = library  # lives as long as the operators are used
@@ -44,6 +45,14 @@ def answers() -> Iterator[list[torch.library.Library]]:
     yield libraries
     for library in libraries:
         library._destroy()
+
+
+@pytest.fixture(params=[99 * 1024, 227 * 1024], ids=["sm_89", "sm_90"])
+def shared_memory(emulated: Any, request: pytest.FixtureRequest) -> Any:
+    """What a block may have on consumer GPUs, and on an H100; other tests run with the smaller."""
+    emulated.set_most_shared_bytes(request.param)
+    yield request.param
+    emulated.set_most_shared_bytes(99 * 1024)
 
 
 @pytest.fixture(params=[0, 1, 2], ids=["first_to_last", "last_to_first", "any_order"])

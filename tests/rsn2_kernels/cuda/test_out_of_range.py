@@ -188,3 +188,45 @@ def test_slots_that_only_the_frozen_store_does_not_have_read_none_of_it(emulated
     few = replace(problem, frozen=with_index(pack(weight, masks[:2])))
     for result in ("forward", "grad_input"):
         assert torch.equal(few.get(result, emulated), every.get(result, emulated)), result
+
+
+# ---- an index of another shape ---------------------------------------------------------------------------------------
+
+OTHER_SHAPES = [(20, 600), (20, 200), (20, 269), (200, 270), (4, 270), (19, 270)]
+
+
+def of_shape(problem: Any, shape: tuple[int, int]) -> PackedWeight:
+    weight = torch.randn(shape).to(problem.weight.values.dtype)
+    other = with_index(pack(weight, random_masks(3, *shape, 0.3, torch.Generator().manual_seed(1))))
+    return other._replace(shape=problem.weight.shape)  # what the caller goes by
+
+
+@every_dtype
+@pytest.mark.parametrize("result", RESULTS)
+@pytest.mark.parametrize("shape", OTHER_SHAPES, ids=str)
+@pytest.mark.parametrize("is_one", [True, False], ids=["one_slot", "mixed"])
+def test_an_index_of_another_shape_gives_nan(emulated, make, is_one, shape, result, dtypes):
+    """Only raw calls get so far: the shape stands in the index, on the device, where host code does not look."""
+    problem = make(dtypes)
+    problem = replace(problem, weight=of_shape(problem, shape), slots=torch.tensor(1) if is_one else problem.slots)
+    assert problem.get(result, emulated).isnan().all()
+
+
+@every_dtype
+@pytest.mark.parametrize("result", RESULTS[:2])
+@pytest.mark.parametrize("shape", OTHER_SHAPES, ids=str)
+def test_a_frozen_store_of_another_shape_gives_nan(emulated, make, shape, result, dtypes):
+    problem = make(dtypes)
+    problem = replace(problem, frozen=of_shape(problem, shape))
+    assert problem.get(result, emulated).isnan().all()
+
+
+@pytest.mark.parametrize("shape", OTHER_SHAPES, ids=str)
+def test_an_index_of_another_shape_gives_nan_in_dense_products(emulated, make_linear, shape):
+    problem = make_linear((40, 270, 20, 3), dtype=torch.bfloat16, value_dtype=torch.bfloat16)
+    problem = replace(problem, weight=of_shape(problem, shape), slots=torch.tensor(1))
+    emulated.task_linear_dense_rows(1)
+    try:
+        assert all(problem.get(result, emulated).isnan().all() for result in RESULTS)
+    finally:
+        emulated.task_linear_dense_rows(1024)

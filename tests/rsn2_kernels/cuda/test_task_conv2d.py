@@ -89,6 +89,14 @@ def test_matches_reference(emulated, make, shape, dtypes, layout, result):
     check(emulated, channels_last(problem) if layout == "channels_last" else problem, result)
 
 
+@pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
+@pytest.mark.parametrize("dtypes", DTYPE_PAIRS[2:], ids=name_of)
+@pytest.mark.parametrize("shape", ["three_by_three", "strided", "many_channels"])
+def test_16_bits_in_the_shared_memory_of_every_gpu(emulated, make, shared_memory, shape, dtypes, layout):
+    problem = make(shape, dtypes)
+    check(emulated, channels_last(problem) if layout == "channels_last" else problem, "forward")
+
+
 @matches
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])

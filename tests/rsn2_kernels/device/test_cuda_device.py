@@ -13,10 +13,11 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from rsn2.network import MultitaskNetwork
 from rsn2_kernels import ops, reference
-from rsn2_kernels.nn import TaskConv2d, TaskLinear
+from rsn2_kernels.nn import TaskBatchNorm2d, TaskConv2d, TaskLayerNorm, TaskLinear, active
 from rsn2_kernels.testing import assert_as_accurate
 
 RESULTS = ("forward", "grad_input", "grad_values", "grad_bias")
@@ -28,8 +29,8 @@ each_dtype = pytest.mark.parametrize("dtype", [torch.float32, torch.float64, tor
 def no_waiting() -> Iterator[None]:
     """Whatever makes the host wait for the device is an error."""
     torch.cuda.synchronize()
-    torch.cuda.set_sync_debug_mode("error")
     try:
+        torch.cuda.set_sync_debug_mode("error")  # it warns that it is a prototype, which may be an error
         yield
     finally:
         torch.cuda.set_sync_debug_mode("default")
@@ -98,6 +99,69 @@ def test_a_layer_does_not_wait(layer_call):
     call()
     with no_waiting():
         call()
+
+
+def layer_under_an_active_slot() -> Callable[[], Tensor]:
+    layer, x = TaskLinear(300, 70, num_slots=3), torch.randn(40, 300)
+
+    def call() -> Tensor:
+        with active(2):
+            return layer(x)
+
+    return call
+
+
+def partly_frozen_layer() -> Callable[[], Tensor]:
+    """Biases of finished slots come from the flat tensor, the others' from Parameters."""
+    layer, x, slots = TaskLayerNorm(70, num_slots=9), torch.randn(40, 70), torch.arange(40) % 9
+    for slot in (0, 3, 4):
+        layer.freeze(slot)
+    return lambda: layer(x, slots)
+
+
+def batch_norm_that_learns() -> Callable[[], Tensor]:
+    layer, x, slots = TaskBatchNorm2d(20, num_slots=5), torch.randn(40, 20, 4, 4), torch.arange(40) % 5
+    layer.freeze(1)
+    return lambda: layer(x, slots)
+
+
+@pytest.mark.parametrize("make", [layer_under_an_active_slot, partly_frozen_layer, batch_norm_that_learns],
+                         ids=lambda make: make.__name__)  # fmt: skip
+def test_layers_do_not_wait(make):
+    call = make()
+    wanted = call()
+    with no_waiting():
+        ours = call()
+    assert ours.shape == wanted.shape and bool(ours.isfinite().all())
+
+
+def test_a_network_does_not_wait():
+    """Tasks with one input each, and all of them with the same."""
+    net = MultitaskNetwork(nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 10)))
+    for name in ("one", "two"):
+        net.add_task(name)
+    net.to("cuda")
+    inputs = {"one": torch.randn(8, 30), "two": torch.randn(5, 30)}
+    x = inputs["one"]
+    for call in (lambda: net(inputs), lambda: net(x, task="two"), lambda: net(x, task=["one", "two"])):
+        call()
+        with no_waiting():
+            call()
+
+
+def test_the_flat_values_may_want_a_gradient_in_a_graph(make_problem):
+    """How much each slot owns is read once for a tensor of positions."""
+    problem = make_problem(67, 5)
+    values = problem.weight.values.detach().clone().requires_grad_()
+    weight = problem.weight._replace(values=values)
+
+    def call() -> Tensor:
+        return torch.autograd.grad(ops.task_linear(problem.x, weight, problem.slots).sum(), values)[0]
+
+    wanted = call()
+    graph, ours = captured(call)
+    graph.replay()
+    same_bits(ours, wanted)
 
 
 def test_waiting_is_seen():

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
 import threading
+from itertools import pairwise
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from rsn2_kernels.nn import TaskLinear, active, active_slots, convert_
+from rsn2_kernels.nn._gather import runs
 
 
 def test_blocks_nest_and_end_with_an_error_too():
@@ -42,6 +45,31 @@ def test_bad_input(slots, error, message):
     with pytest.raises(error, match=message):
         active(slots)
     assert active_slots() is None
+
+
+class _NoCopies(TorchDispatchMode):
+    """On a GPU a copy from the host waits for the device."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        assert "copy" not in str(func), func
+        return func(*args, **(kwargs or {}))
+
+
+def test_an_active_number_comes_to_another_device_without_a_copy():
+    layer = TaskLinear(5, 4, num_slots=2)
+    with active(1), _NoCopies():
+        slots = layer.resolve_slots(None, torch.empty(3, 5, device="meta"))
+    assert slots.device.type == "meta" and slots.shape == () and slots.dtype == torch.int64
+    with active(torch.tensor([0, 1, 1])), _NoCopies(), pytest.raises(AssertionError, match="_to_copy"):
+        layer.resolve_slots(None, torch.empty(3, 5, device="meta"))
+
+
+@pytest.mark.parametrize("numbers", [[], [4], [0, 1, 2], [0, 2, 3, 7, 9, 10]], ids=str)
+def test_runs_of_neighbours(numbers):
+    found = runs(numbers)
+    assert [number for first, last, _ in found for number in range(first, last)] == numbers
+    assert [place for _, _, place in found] == [numbers.index(first) for first, _, _ in found]
+    assert all(last < first for (_, last, _), (first, _, _) in pairwise(found))
 
 
 def test_two_threads_with_different_slots_on_one_model(models, claim_share):
