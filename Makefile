@@ -69,6 +69,7 @@ check-emulated: setup
 	$(PY) tools/check_emulated.py
 
 check-all: lint check-levels check-native check-cuda check-emulated
+	$(PY) tools/check_cuda.py --newer
 	$(PY) tools/check_compilers.py --test
 	$(PY) -m pytest -m "" $(PYTEST_ARGS)
 

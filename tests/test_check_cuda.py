@@ -124,6 +124,20 @@ def test_kernels_that_are_gone_or_new_are_faults(monkeypatch):
     assert check_cuda.faults_of({"sm_80 New": none}, None) == []
 
 
+def test_what_newer_gpus_spill_is_bounded():
+    check_cuda = load("check_cuda")
+    none = {"stack": 0, "spills": 0, **dict.fromkeys(["all", *check_cuda.cuda_counts.COUNTED], 0)}
+    known = max(check_cuda.NEWER_SPILLS.values())
+    assert (
+        check_cuda.faults_on_newer({"sm_120 Plan": none, "sm_120 SumOfParts<float, float>": none | {"spills": known}})
+        == []
+    )
+    assert check_cuda.faults_on_newer({"sm_120 Plan": none | {"spills": 4}}) == [
+        "sm_120 Plan: 4 bytes spilled, at most 0 are known"
+    ]
+    assert len(check_cuda.faults_on_newer({"sm_100 LinearTiles<Float16, float, 16>": none})) == 1
+
+
 def test_without_nvcc_it_says_so(monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(TOOLS))
     check_cuda = load("check_cuda")
