@@ -3,8 +3,9 @@
 Every csrc/cuda/*.cu is compiled for sm_80 and sm_90a. A kernel that spills registers or has a stack frame fails, and so
 does one without the instructions it was written for. The counts of its instructions are compared with those in
 tools/cuda_counts.json for this version of nvcc, and so is how many the decode of 64 positions takes (cuda_loops.py);
-``--update`` writes new ones. ``--newer`` compiles for sm_100 and sm_120 instead, for which no counts are kept. Objects are kept in build/cuda and compiled anew when a source has changed. Without nvcc
-nothing is checked, without cuobjdump (of the CUDA toolkit, or of Triton's package) no instruction is; both are said.
+``--update`` writes new ones. ``--newer`` compiles for sm_100 and sm_120 instead, for which no counts are kept. Objects
+are kept in build/cuda and compiled anew when a source has changed. Without nvcc nothing is checked, without cuobjdump
+(of the CUDA toolkit, or of Triton's package) no instruction is; both are said.
 """
 
 from __future__ import annotations
