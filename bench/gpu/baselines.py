@@ -79,6 +79,14 @@ def block_csr(scene: Scene, x: Tensor, weight: Tensor, block: int) -> Way:
     return Way([lambda own=own: F.linear(x, own) for own in sets])
 
 
+def semi_structured(scene: Scene, x: Tensor, weight: Tensor) -> Way | str:
+    """``F.linear`` with a weight in torch's form for 2 of 4 (cuSPARSELt), which fewer fit into too."""
+    if not scene.device.is_gpu:
+        return "2 of 4 wants a GPU"
+    sets = [torch.sparse.to_sparse_semi_structured(own[0]) for own in copies([weight], 2 * scene.cold_bytes)]
+    return Way([lambda own=own: F.linear(x, own) for own in sets])
+
+
 def grad_input(scene: Scene, grad_y: Tensor, weight: Tensor) -> Way:
     sets = copies([weight], scene.cold_bytes)
     return Way([lambda own=own: grad_y @ own[0] for own in sets])

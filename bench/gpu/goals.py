@@ -27,7 +27,7 @@ def of(block: str, settings: dict[str, Any]) -> list[Goal]:
     if block in ("C", "C'") and settings["what"] == "forward":
         return _linear(settings)
     if block == "F" and settings["what"] == "forward" and settings["rows"] >= 1024 and settings["density"] == 0.1:
-        bars = BLOCKS.get(settings["block"])
+        bars = BLOCKS.get(settings["block"])  # none for what is not square
         return [] if bars is None else [Goal("F.linear", *bars)]
     if block == "E" and settings["shape"] == S2 and settings["what"] == "forward" and settings["ids"] == "uniform":
         found = MIXED.get((settings["slots"], settings["rows"], settings["density"]), {})

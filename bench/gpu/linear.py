@@ -15,7 +15,7 @@ from rsn2_kernels.formats import PackedWeight, coordinates
 
 from . import baselines
 from .points import Case, Maker, Point, Points, Scene, packed_bytes
-from .problems import OPERATORS, pack_owners, random_owners
+from .problems import OPERATORS, n_of_m_owners, pack_owners, random_owners
 from .timing import Way, copies
 
 SHAPES = {  # O, K
@@ -56,10 +56,14 @@ class Layer:
 
 
 @lru_cache(maxsize=2)  # points of one layer come one after another
-def layer(scene: Scene, shape: str, slots: int, density: float, dtype: torch.dtype, block: tuple[int, int]) -> Layer:
+def layer(scene: Scene, shape: str, slots: int, density: float, dtype: torch.dtype, block: tuple[int, int],
+          n_of_m: tuple[int, int] | None = None) -> Layer:  # fmt: skip
     rows, columns = map(scene.size, SHAPES[shape])
     weight = scene.randn(rows, columns, dtype=dtype)
-    owner = random_owners(slots, rows, columns, density, scene.generator, block)
+    if n_of_m is not None:
+        owner = n_of_m_owners(rows, columns, *n_of_m, scene.generator)
+    else:
+        owner = random_owners(slots, rows, columns, density, scene.generator, block)
     return Layer(pack_owners(weight, owner, slots), weight, owner)
 
 
@@ -69,11 +73,11 @@ def _words(dtype: torch.dtype, tf32: bool = False) -> str:
 
 def forward(scene: Scene, part: str, shape: str, density: float, rows: int, dtype: torch.dtype = torch.bfloat16, *,
             tf32: bool = False, others: tuple[str, ...] = (), block_size: tuple[int, int] = (1, 1),
-            **more: Any) -> Point:  # fmt: skip
+            n_of_m: tuple[int, int] | None = None, **more: Any) -> Point:  # fmt: skip
     """``rows`` rows of one slot, against whichever of the others are named."""
 
     def make() -> Case:
-        own = layer(scene, shape, 1, density, dtype, block_size)
+        own = layer(scene, shape, 1, density, dtype, block_size, n_of_m)
         x = scene.randn(rows, own.weight.shape[1], dtype=dtype)
         slot = torch.zeros((), dtype=torch.int64, device=scene.where)
         dense, mask = own.dense(0), own.mask(0)
@@ -86,6 +90,7 @@ def forward(scene: Scene, part: str, shape: str, density: float, rows: int, dtyp
             "masked dense": lambda: baselines.masked(scene, x, own.weight, mask),
             "torch CSR": lambda: baselines.csr(scene, x, dense),
             "cupy CSR": lambda: baselines.cupy_csr(scene, x, dense),
+            "semi-structured": lambda: baselines.semi_structured(scene, x, dense),
             "torch BSR": lambda: baselines.block_csr(scene, x, dense, block_size[0]),
             "F.linear, hot": lambda: baselines.dense(scene, x, dense, hot=True),
             "ours, hot": lambda: ours(hot=True),
@@ -140,9 +145,10 @@ def gradients(scene: Scene) -> Points:
                         yield gradient(scene, what, shape, density, rows, dtype)
 
 
-def gradient(scene: Scene, what: str, shape: str, density: float, rows: int, dtype: torch.dtype) -> Point:
+def gradient(scene: Scene, what: str, shape: str, density: float, rows: int, dtype: torch.dtype, part: str = "D", *,
+             block_size: tuple[int, int] = (1, 1), **more: Any) -> Point:  # fmt: skip
     def make() -> Case:
-        own = layer(scene, shape, 1, density, dtype, (1, 1))
+        own = layer(scene, shape, 1, density, dtype, block_size)
         num_outputs, num_inputs = own.weight.shape
         x, grad_y = scene.randn(rows, num_inputs, dtype=dtype), scene.randn(rows, num_outputs, dtype=dtype)
         slot = torch.zeros((), dtype=torch.int64, device=scene.where)
@@ -165,7 +171,7 @@ def gradient(scene: Scene, what: str, shape: str, density: float, rows: int, dty
         return Case(Way(calls, pick=whole), makers, lambda: (grad_y.double().T @ x.double()) * mask, own.bytes_of())
 
     settings = {"what": what, "shape": shape, "density": density, "rows": rows, "dtype": _words(dtype)}
-    return Point("D", settings, make, dtype)
+    return Point(part, {**settings, **more}, make, dtype)
 
 
 def _grad_input(p: PackedWeight, grad_y: Tensor, slot: Tensor) -> Callable[[], Tensor]:
@@ -184,15 +190,22 @@ def unpacked(own: Layer, flat: Tensor) -> Tensor:
 
 
 def blocks(scene: Scene) -> Points:
-    """F: masks of square blocks, of vectors along a column, and any mask, for the same work."""
+    """F: masks of square blocks, of vectors along a column, and of n out of m neighbours in a row."""
     for shape in ("14336x4096", "4096x4096"):
         for density in DENSITIES:
             for block in ((64, 64), (32, 32), (16, 16), (8, 1), (16, 1)):
                 square = block[0] == block[1]
                 for rows in (64, 1024, 4096):
                     others = ("F.linear", *(["torch BSR"] if square else []))
-                    yield forward(scene, "F", shape, density, rows, others=others, block_size=_small(scene, block),
-                                  block=block[0] if square else f"{block[0]}x{block[1]}")  # fmt: skip
+                    size, name = _small(scene, block), block[0] if square else f"{block[0]}x{block[1]}"
+                    yield forward(scene, "F", shape, density, rows, others=others, block_size=size, block=name)
+                    if square and density == 0.1:
+                        yield gradient(scene, "gradient of the values", shape, density, rows, torch.bfloat16, "F",
+                                       block_size=size, block=name)  # fmt: skip
+        for n, m in ((1, 4), (2, 8)):
+            for rows in (64, 1024, 4096):
+                yield forward(scene, "F", shape, n / m, rows, others=("F.linear", "semi-structured"), n_of_m=(n, m),
+                              block=f"{n}:{m}")  # fmt: skip
 
 
 def _small(scene: Scene, block: tuple[int, int]) -> tuple[int, int]:

@@ -37,6 +37,13 @@ def random_owners(num_slots: int, num_rows: int, num_columns: int, density: floa
     return owner[:num_rows, :num_columns]
 
 
+def n_of_m_owners(num_rows: int, num_columns: int, n: int, m: int, generator: torch.Generator) -> Tensor:
+    """0 for ``n`` of every ``m`` neighbours in a row, 1 for the others: int16 ``[O, K]``, ``K`` a multiple of ``m``."""
+    draw = torch.rand(num_rows, num_columns // m, m, generator=generator, device=generator.device)
+    owner = torch.ones(draw.shape, dtype=torch.int16, device=draw.device)
+    return owner.scatter_(2, draw.topk(n, dim=2).indices, 0).reshape(num_rows, num_columns)
+
+
 def pack_owners(weight: Tensor, owner: Tensor, num_slots: int, kernel_size: list[int] | None = None) -> PackedWeight:
     """Pack ``weight`` ``[O, K]`` by owners: what ``formats.pack`` does, without masks ``[T, O, K]``, and its index."""
     num_rows, num_columns = owner.shape

@@ -212,8 +212,10 @@ def test_a_launch_that_a_gpu_refuses(emulated, num_blocks, shared_bytes):
         emulated.selftest_places(torch.zeros(1), num_blocks, shared_bytes)
 
 
-def test_the_most_shared_memory_there_is(emulated):
-    assert emulated.selftest_places(torch.zeros(1), 1, 227 * 1024).shape == (1, 64, 7)
+def test_the_most_shared_memory_there_is(emulated, shared_memory):
+    assert emulated.selftest_places(torch.zeros(1), 1, shared_memory).shape == (1, 64, 7)
+    with pytest.raises(RuntimeError, match=f"cannot be launched with 1 blocks, .*{shared_memory + 1} bytes"):
+        emulated.selftest_places(torch.zeros(1), 1, shared_memory + 1)
 
 
 @pytest.mark.skipif(not IS_SANITIZED, reason="only the address sanitizer sees it (make check-emulated)")

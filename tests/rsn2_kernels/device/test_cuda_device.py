@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from rsn2.network import MultitaskNetwork
 from rsn2_kernels import ops, reference
+from rsn2_kernels.formats import pack
 from rsn2_kernels.nn import TaskBatchNorm2d, TaskConv2d, TaskLayerNorm, TaskLinear, active
 from rsn2_kernels.testing import assert_as_accurate
 
@@ -162,6 +163,26 @@ def test_the_flat_values_may_want_a_gradient_in_a_graph(make_problem):
     graph, ours = captured(call)
     graph.replay()
     same_bits(ours, wanted)
+
+
+@pytest.mark.parametrize("block", [16, 32, 64])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+@pytest.mark.parametrize("is_conv", [False, True], ids=["linear", "conv"])
+def test_weights_in_blocks_beside_single_ones(make_linear, make_conv, make_index, is_conv, dtype, block):
+    """One call of the CUDA library may go on to Triton; the result must not depend on who computes it."""
+    if is_conv:
+        problem = make_conv((40, 64, 128, 3, (9, 8), (3, 3), (1, 1), (1, 1, 1, 1), (1, 1)), dtype=dtype)
+    else:
+        problem = make_linear((200, 320, 128, 3), dtype=dtype)
+    _, rows, columns = problem.weight.shape
+    owner = torch.randint(0, 6, (rows // block, columns // block))
+    owner = owner.repeat_interleave(block, 0).repeat_interleave(block, 1)
+    weight = torch.randn(rows, columns, dtype=dtype) / columns**0.5
+    packed = pack(weight, torch.stack([owner == slot for slot in range(3)]))
+    problem = replace(problem, weight=packed)
+    problem = replace(problem, weight=packed._replace(index=make_index(problem, packed.positions)))
+    for result in RESULTS[:3]:
+        assert_as_accurate(problem.get(result), problem.plain(result), problem.exact(result), 3)
 
 
 def test_waiting_is_seen():
