@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from rsn2.data import Dataset, TensorBatches
 from rsn2.experiments import exp4, published
-from rsn2.experiments.exp4 import SMALL
-from rsn2.experiments.exp4 import Settings as ConvSettings
+from rsn2.experiments.exp4 import SMALL, Settings
 from rsn2.experiments.experiment import Column, Experiment
 from rsn2.experiments.protocol import PAPER, SMOKE, Recipe, as_published, units_of_stage, with_speed
 from rsn2.experiments.tasks import FASHION_CLASSES, Task, fashion
@@ -22,20 +21,9 @@ from rsn2.network import MultitaskNetwork
 NAMES = tuple(f"subnetwork {number}" for number in range(1, 6))
 
 
-@dataclass(frozen=True)
-class Settings(ConvSettings):
-    """See Experiment 4.
-
-    Attributes:
-        hidden_scope: as ``output_scope``, for the layers before the output.
-    """
-
-    hidden_scope: str = "row"
-
-
 def fashion_ensemble() -> Experiment:
     """Experiment 1: Fashion-MNIST five times, each time in a fifth of the weights."""
-    ours = Settings(stages=NAMES)
+    ours = Settings(stages=NAMES, score="random")
     together = "+".join(NAMES)
     source = "Tables 1, 11 and 12"
     return Experiment(
@@ -45,11 +33,15 @@ def fashion_ensemble() -> Experiment:
             "The convolutional network of Experiment 4 holds Fashion-MNIST five times; each subnetwork claims 20 % of "
             "the weights of every layer, so that all weights are used. The ensemble adds the five softmax outputs. In "
             "the paper's own run the fifth task got all weights of every layer, by the rule of its threshold; here no "
-            "weight has two owners, which is why its 92 % for that subnetwork and for the ensemble are not promised."
+            "weight has two owners, which is why its 92 % for that subnetwork and for the ensemble are not promised. "
+            "`ours` chooses at random: five times the same data want the same weights, and who chooses last by the "
+            "gradient is left with those that matter least (in runs of seed 0 the fifth had 88.2 % of the validation "
+            "images when the largest gradients of each layer were taken, 89.1 % with those of each unit, and the "
+            "others 90.8 to 92.0 %)."
         ),
         variants={
             **with_speed(ours),
-            **as_published(replace(ours, stages=(together,), claim_rows=1000, hidden_scope="tensor", **PAPER)),
+            **as_published(replace(ours, stages=(together,), claim_rows=1000, score="gradient", **PAPER)),
         },
         smoke=SMOKE | SMALL,
         columns=(
@@ -62,9 +54,7 @@ def fashion_ensemble() -> Experiment:
                    published_control_f1=published.FASHION_CONV_CONTROL),
             Column("ensemble", "above_best", "Ensemble above the best, points", expected={"ours": 0.5}),
         ),
-        run_unit=units_of_stage(
-            Recipe(tasks, network, exp4.control, finish=ensemble, timed=NAMES[:1], claim_options=claim_options)
-        ),
+        run_unit=units_of_stage(Recipe(tasks, network, exp4.control, finish=ensemble, timed=NAMES[:1])),
         borrowed_controls={name: ("exp4", "fashion") for name in (*NAMES, "ensemble")},
     )  # fmt: skip
 
@@ -72,11 +62,6 @@ def fashion_ensemble() -> Experiment:
 def tasks(settings: Mapping[str, Any]) -> Mapping[str, Task]:
     """Fashion-MNIST under five names."""
     return {name: fashion() for name in NAMES}
-
-
-def claim_options(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """In which scope each layer is chosen."""
-    return {"scope": {"output": settings["output_scope"], "*": settings["hidden_scope"]}}
 
 
 def network(settings: Mapping[str, Any]) -> MultitaskNetwork:
