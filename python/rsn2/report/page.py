@@ -69,6 +69,7 @@ footer { margin-top: 48px; padding-top: 12px; border-top: 1px solid var(--line);
   .cards td:has(> div:empty) { display: none; }
   .cards td::before { content: attr(data-heading); color: var(--soft); text-align: left; }
   .cards td:first-child { font-weight: 600; grid-column: 1 / -1; } .cards td:first-child::before { content: none; } }
+@page { size: A4; margin: 14mm; }
 @media print { :root { --page: #fff; --ink: #000; --soft: #444; --line: #bbb; --panel: #fff; --good: #00694d;
   --bad: #a33b00; --accent: #0072B2; --neutral: #8d97a3; }
   body { font-size: 11pt; } main { max-width: none; padding: 0; }
