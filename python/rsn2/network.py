@@ -253,7 +253,9 @@ class MultitaskNetwork(nn.Module):
                 raise ValueError("MultitaskNetwork: inputs by task and task= exclude each other")
             return self._forward_tasks(x)
         if task is None:
-            raise ValueError(f"MultitaskNetwork: no task given; there are {self._listed()}")
+            raise ValueError(
+                f"MultitaskNetwork: no task given: net(x, task=...) or net({{task: x}}); there are {self._listed()}"
+            )
         if isinstance(task, Tensor):
             return self._forward_rows(x, task)
         if isinstance(task, (list, tuple)):

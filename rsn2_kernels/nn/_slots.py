@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from numbers import Integral
 from operator import is_not
 
 import torch
@@ -125,6 +126,8 @@ class SlotModule(nn.Module):
                     f"{kind}: unknown slot {slot!r}; there are {self.slot_names or f'0..{self.num_slots - 1}'}"
                 )
             return self.slot_names.index(slot)
+        if isinstance(slot, Integral) and not isinstance(slot, (bool, int)):
+            slot = int(slot)  # NumPy's
         if isinstance(slot, bool) or not isinstance(slot, int):
             raise TypeError(
                 f"{kind}: slot must be an int or a name (or, for rows of several slots, an int64 tensor), "
@@ -136,6 +139,8 @@ class SlotModule(nn.Module):
 
     def resolve_slots(self, slots: Tensor | int | str | None, x: Tensor) -> Tensor:
         """The int64 slots of a call: those passed, else the active ones, else an error."""
+        if not isinstance(x, Tensor):
+            raise TypeError(f"{type(self).__name__}: x must be a tensor, got {type(x).__name__}")
         if slots is None:
             slots = active_slots()
             if slots is None:

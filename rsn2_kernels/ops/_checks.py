@@ -19,7 +19,8 @@ def check_inputs(op: str, x: Tensor, weight: PackedWeight, slots: Tensor, bias: 
     if x.dtype not in FLOATS:
         raise ValueError(f"{op}: x must be float32, float64, bfloat16 or float16, got {x.dtype}")
     if values.dtype != x.dtype and not (x.dtype in HALVES and values.dtype == torch.float32):
-        raise ValueError(f"{op}: x must have the weight's dtype {values.dtype}, got {x.dtype}")
+        halves = " (or bfloat16 or float16)" if values.dtype == torch.float32 else ""
+        raise ValueError(f"{op}: x must have the weight's dtype {values.dtype}{halves}, got {x.dtype}")
     if positions.dtype != torch.int64 or positions.dim() != 1:
         raise ValueError(f"{op}: positions must be 1-D int64, got {positions.dtype} {list(positions.shape)}")
     for name, tensor in (("weight", values), ("slots", slots), ("bias", bias)):

@@ -218,7 +218,7 @@ def test_a_copy_computes_the_same_and_trains_apart(
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
-        (lambda n: n(images(2)), ValueError, "no task given; there are 'a', 'b', 'c'"),
+        (lambda n: n(images(2)), ValueError, r"no task given: net\(x, task=...\) or .*; there are 'a', 'b', 'c'"),
         (lambda n: n({}), ValueError, "no task given"),
         (lambda n: n(images(2), task="x"), KeyError, "unknown task 'x'; there are 'a', 'b', 'c'"),
         (lambda n: n(images(2), task=7), KeyError, "unknown task 7; there are 'a', 'b', 'c'"),

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -90,15 +91,15 @@ class Speed:
     one.
 
     Attributes:
-        ours: with all threads.
-        dedicated: with all threads or with one, whichever has the smaller median.
-        dedicated_threads: which that was.
+        ours, dedicated: with all threads or with one, whichever has the smaller median.
+        ours_threads, dedicated_threads: which that was.
         is_identical: whether the mixed batch gives the bits that the tasks give one by one.
     """
 
     rows_per_task: int
     ours: Timing
     dedicated: Timing
+    ours_threads: int
     dedicated_threads: int
     is_identical: bool
 
@@ -134,23 +135,30 @@ def speed(
         # of.
         assert_as_accurate(mixed[name], plain=plain, exact=dense.double()(x.double()), factor=4)
     num_threads = torch.get_num_threads()
-    functions: dict[str, Callable[[], object]] = {
-        "ours": lambda: net(inputs),
-        str(num_threads): lambda: networks(inputs),
+    models = {"ours": net, "dedicated": networks}
+    functions = {
+        f"{name} {threads}": functools.partial(_with_threads, threads, model, inputs)
+        for threads in sorted({1, num_threads}, reverse=True)
+        for name, model in models.items()
     }
-    if num_threads > 1:
-        functions["1"] = lambda: _with_one_thread(networks, inputs)
     timings = time_in_turns(functions, repeats=repeats, rest_seconds=0.03)
-    ours = timings.pop("ours")
-    threads = min(timings, key=lambda name: timings[name].median_ms())
-    return Speed(rows_per_task, ours, timings[threads], int(threads), is_identical)
+
+    def best(name: str) -> int:
+        return min({1, num_threads}, key=lambda threads: timings[f"{name} {threads}"].median_ms())
+
+    ours, dedicated = best("ours"), best("dedicated")
+    return Speed(rows_per_task, timings[f"ours {ours}"], timings[f"dedicated {dedicated}"], ours, dedicated,
+                 is_identical)  # fmt: skip
 
 
-def _with_one_thread(networks: nn.Module, inputs: Mapping[str, Tensor]) -> None:
-    num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    networks(inputs)
-    torch.set_num_threads(num_threads)
+def _with_threads(threads: int, model: nn.Module, inputs: Mapping[str, Tensor]) -> None:
+    before = torch.get_num_threads()
+    if threads == before:
+        model(inputs)
+        return
+    torch.set_num_threads(threads)
+    model(inputs)
+    torch.set_num_threads(before)
 
 
 def _as_dense(net: MultitaskNetwork, task: str) -> nn.Sequential:

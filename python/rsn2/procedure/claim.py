@@ -113,7 +113,7 @@ def claim(net: MultitaskNetwork, tasks: str | Sequence[str], batches: Batches | 
     check_granularity(granularity, scope)
     names = [net.tasks[net.task_number(name)] for name in names]
     data = by_task("claim", "batches", batches, names)
-    losses = by_task("claim", "loss_fn", loss_fn, names, shared=True)
+    losses = losses_by_task("claim", loss_fn, names)
     plan = make_plan(net, names, keep, granularity)
     if scope != "global":
         check_capacity(plan)
@@ -157,6 +157,15 @@ def by_task(what: str, argument: str, given: Any, tasks: Sequence[str], shared: 
     if len(tasks) > 1 and not shared:
         raise ValueError(f"{what}: with several tasks {argument} must be a dict by task, got {type(given).__name__}")
     return dict.fromkeys(tasks, given)
+
+
+def losses_by_task(what: str, given: Any, tasks: Sequence[str]) -> dict[str, LossFunction]:
+    """A loss that is given once or by task."""
+    losses = by_task(what, "loss_fn", given, tasks, shared=True)
+    for task, loss_fn in losses.items():
+        if not callable(loss_fn):
+            raise TypeError(f"{what}: loss_fn of task {task!r} must be a function of outputs and y, got {loss_fn!r}")
+    return losses
 
 
 def _seed_of_values(plan: Plan, target: Target, seed: int) -> int:

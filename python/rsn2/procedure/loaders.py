@@ -85,7 +85,8 @@ class Cycle:
             torch.set_rng_state(now)
 
 
-def pair(task: str, batch: Any) -> tuple[Any, Any]:
+def pair(task: str, batch: Any, what: str = "fit") -> tuple[Any, Any]:
+    """A batch as input and target."""
     if not isinstance(batch, (tuple, list)) or len(batch) != 2:
-        raise ValueError(f"fit: batches of task {task!r} must be (x, y), got {type(batch).__name__}")
+        raise ValueError(f"{what}: batches of task {task!r} must be (x, y), got {type(batch).__name__}")
     return batch[0], batch[1]

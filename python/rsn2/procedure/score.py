@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from rsn2.procedure.loaders import pair
 from rsn2_kernels.nn import TaskLayer
 
 if TYPE_CHECKING:
@@ -133,7 +134,8 @@ def gradients(net: MultitaskNetwork, task: str, batches: Batches, loss_fn: LossF
         _standing_in({layers[name][0]: probe for name, probe in probes.items()}),
         torch.enable_grad(),
     ):
-        for x, y in batches:
+        for batch in batches:
+            x, y = pair(task, batch, what)
             loss = loss_fn(net(x, task=task), y)
             check_loss(what, loss, f"task {task!r}, batch {num_batches}")
             found = torch.autograd.grad(loss * len(y), list(probes.values()), allow_unused=True)

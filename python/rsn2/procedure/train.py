@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim import Optimizer
 
 from rsn2.network import MultitaskNetwork
-from rsn2.procedure.claim import by_task
+from rsn2.procedure.claim import by_task, losses_by_task
 from rsn2.procedure.history import EarlyStopping, History
 from rsn2.procedure.loaders import check_loader
 from rsn2.procedure.reselect import Reselection
@@ -84,7 +84,7 @@ def fit(net: MultitaskNetwork, tasks: str | Sequence[str], train: Any, validatio
     settings = Settings(
         train=by_task("fit", "train", train, names),
         validation={} if validation is None else by_task("fit", "validation", validation, names),
-        loss_fn=by_task("fit", "loss_fn", loss_fn, names, shared=True),
+        loss_fn=losses_by_task("fit", loss_fn, names),
         metrics=_metrics_by_task(metrics or {}, names),
         max_epochs=max_epochs,
         early_stopping=early_stopping,

@@ -284,6 +284,23 @@ def test_no_dense_memory_is_left() -> None:
     assert all(parameter.grad is None for parameter in net.parameters())
 
 
+@pytest.mark.parametrize(
+    ("batches", "loss_fn", "error", "message"),
+    [
+        (data()[0], cross_entropy, ValueError, r"claim: batches of task 'a' must be \(x, y\), got Tensor"),
+        ([(*data()[0], 1)], cross_entropy, ValueError, r"claim: batches of task 'a' must be \(x, y\), got tuple"),
+        (data(), "cross_entropy", TypeError, "claim: loss_fn of task 'a' must be a function .*, got 'cross_entropy'"),
+        (data(), {"a": None}, TypeError, "claim: loss_fn of task 'a' must be a function .*, got None"),
+    ],
+    ids=["one_batch", "three_parts", "name_of_a_loss", "no_loss"],
+)
+def test_batches_and_losses_of_another_kind(batches: Any, loss_fn: Any, error: type[Exception], message: str) -> None:
+    net = network("a")
+    with pytest.raises(error, match=message):
+        rsn2.claim(net, "a", batches, loss_fn, 0.1)
+    assert not any(owned(net, "a").values())
+
+
 def test_a_claim_that_fails_half_way_is_undone(monkeypatch: pytest.MonkeyPatch) -> None:
     net = network("a")
     layer = net.trunk_layers()["2"]

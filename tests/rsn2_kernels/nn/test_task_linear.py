@@ -70,7 +70,7 @@ def test_the_seed_decides_the_starting_values():
     [
         (lambda layer: layer(torch.zeros(2, 7), 0), ValueError, r"x must have shape \[B, \.\.\., 6\], got \[2, 7\]"),
         (lambda layer: layer(torch.zeros(2, 6).double(), 0),
-         ValueError, "x must have the weight's dtype torch.float32, got torch.float64"),
+         ValueError, "x must have the weight's dtype torch.float32 .or bfloat16 or float16., got torch.float64"),
         (lambda layer: layer(torch.zeros(2, 6, dtype=torch.complex64), 0),
          ValueError, "x must be float.* got torch.complex64"),
         (lambda layer: layer(torch.zeros(2, 6, dtype=torch.int64), 0), ValueError, "x must be float.* got torch.int64"),
@@ -85,6 +85,8 @@ def test_the_seed_decides_the_starting_values():
         (lambda layer: layer(torch.zeros(2, 6), torch.zeros(3, dtype=torch.int64)),
          ValueError, r"\[\] or \[2\], one per row of x, got \[3\]"),
         (lambda layer: layer(torch.zeros(2, 6), 2), IndexError, r"slot must be in 0\.\.1, got 2"),
+        (lambda layer: layer([[0.0] * 6], 0), TypeError, "TaskLinear: x must be a tensor, got list"),
+        (lambda layer: layer(torch.zeros(2, 6).numpy(), torch.tensor(0)), TypeError, "x must be a tensor, got ndarray"),
         (lambda layer: layer(torch.zeros(2, 6), 0.5), TypeError, r"slot must be an int or a name .*, got float"),
         (lambda layer: layer(torch.zeros(2, 6)), RuntimeError, "no slot given and none active"),
         (lambda layer: TaskLinear(0, 5, num_slots=1), ValueError, "in_features must be a positive int, got 0"),
