@@ -195,8 +195,17 @@ bench() {
   fi
 }
 
+# Runs a sanitizer: what one of its logs has said stays said, also when the time was up, and what was checked under it is
+# not checked again.
+sanitized='
+  said() { cat "$0".*.log 2>/dev/null | grep -E "^=+ (Invalid|Uninitialized|Misaligned|Error|Barrier|Warning: Race)|SUMMARY: [1-9]"; }
+  said && exit 1
+  "$@"; code=$?
+  said && exit 1
+  exit $code'
+
 sanitize() {
-  local tool backend names
+  local tool backend names log
   if [ -n "$dry" ]; then
     python_part sanitize-dry 60 bench.gpu.check --backend "$(backends)" --out "$out/tiny.jsonl" --tiny --seed 1
     rm -f "$out/tiny.jsonl"
@@ -211,12 +220,15 @@ sanitize() {
       names=(--kernel-name kernel_substring=forward_ --kernel-name kernel_substring=grad_)
     fi
     for tool in memcheck racecheck synccheck initcheck; do
+      log="$out/sanitize-$backend-$tool"
+      [ -z "$retry" ] || rm -f "$log".*
       # Only our kernels are watched: torch's own would take most of the time. Every allocation by itself, so that a
       # step beyond one is seen.
       part "sanitize-$backend-$tool" 140 env PYTORCH_NO_CUDA_MEMORY_CACHING=1 RSN2_BACKEND="$backend" \
-        compute-sanitizer --tool $tool --error-exitcode 1 --report-api-errors no \
+        bash -c "$sanitized" "$log" \
+        compute-sanitizer --tool $tool --error-exitcode 1 --report-api-errors no --log-file "$log.%p.log" \
         "${names[@]}" \
-        "$python" -m bench.gpu.check --backend "$backend" --out "$out/tiny-$backend-$tool.jsonl" --tiny --seed 1
+        "$python" -m bench.gpu.check --backend "$backend" --out "$log.jsonl" --tiny --seed 1
     done
   done
   excuse="" slow=""

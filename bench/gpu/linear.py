@@ -148,7 +148,7 @@ def gradients(scene: Scene) -> Points:
 def gradient(scene: Scene, what: str, shape: str, density: float, rows: int, dtype: torch.dtype, part: str = "D", *,
              block_size: tuple[int, int] = (1, 1), **more: Any) -> Point:  # fmt: skip
     def make() -> Case:
-        own = layer(scene, shape, 1, density, dtype, block_size)
+        own = layer(scene, shape, 1, density, dtype, block_size, None)
         num_outputs, num_inputs = own.weight.shape
         x, grad_y = scene.randn(rows, num_inputs, dtype=dtype), scene.randn(rows, num_outputs, dtype=dtype)
         slot = torch.zeros((), dtype=torch.int64, device=scene.where)

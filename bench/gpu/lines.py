@@ -37,7 +37,8 @@ class Lines:
 
     A line with ``status`` ``"started"`` is written before the work. Where nothing follows it, the work took its process
     along, or hung; it is not tried again, and the line becomes one of status ``"lost"``. Work that was asked to end
-    (:func:`end_when_asked`) leaves ``"interrupted"``, which counts as not begun.
+    (:func:`end_when_asked`) leaves ``"interrupted"``, which counts as not begun; the second time it is lost, since it
+    takes longer than a process has.
 
     Args:
         path: the file, made when the first line is written.
@@ -53,7 +54,8 @@ class Lines:
         for text in path.read_text(encoding="utf-8").splitlines() if path.exists() else []:
             line = json.loads(text)
             self.found[line["name"]] = line
-        self.found = {name: line for name, line in self.found.items() if line["status"] != INTERRUPTED}
+        self._interrupted = {name for name, line in self.found.items() if line["status"] == INTERRUPTED}
+        self.found = {name: line for name, line in self.found.items() if name not in self._interrupted}
         if retry:
             self.found = {name: line for name, line in self.found.items() if line["status"] in ("ok", "absent")}
         for line in list(self.found.values()):
@@ -77,26 +79,41 @@ class Lines:
             return self.found[name]
         if time.monotonic() > self._end:
             raise TimeIsUp
-        self.write({"name": name, "status": "started", **facts})
         start = time.monotonic()
         try:
+            self.write({"name": name, "status": "started", **facts})
             line = {"status": "ok", **work()}
             self.device.synchronize()  # an error of a kernel belongs to the work that started it
         except TimeIsUp:
-            self.write({"name": name, "status": INTERRUPTED, **facts})
+            self._interrupt(name, facts)
             raise
         except Exception as error:  # whatever a kernel or its compiler raises is a result here
+            if _was_asked_to_end:  # on its way through C++ the exception has become another
+                self._interrupt(name, facts)
+                raise TimeIsUp from error
             line = {"status": "failed", "why": f"{type(error).__name__}: {_first_lines(error)}"}
         self.write({"name": name, **line, **facts, "seconds": round(time.monotonic() - start, 3)})
         if line["status"] == "failed" and not self.device.is_alive():
             raise DeviceIsLost
         return self.found[name]
 
+    def _interrupt(self, name: str, facts: dict[str, Any]) -> None:
+        if name in self._interrupted:
+            self.write({"name": name, "status": "lost", "why": "it was asked to end twice while it ran", **facts})
+        else:
+            self.write({"name": name, "status": INTERRUPTED, **facts})
+
+
+_was_asked_to_end = False
+
 
 def end_when_asked() -> None:
     """From now on SIGTERM, by which ``timeout`` ends a process, raises TimeIsUp as soon as the device answers."""
 
     def end(number: int, frame: object) -> None:
+        global _was_asked_to_end
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # `timeout` sends it twice
+        _was_asked_to_end = True
         raise TimeIsUp
 
     signal.signal(signal.SIGTERM, end)

@@ -28,6 +28,7 @@ def points(scene: Scene) -> Points:
 
 def _dense(scene: Scene, kind: str) -> tuple[nn.Module, tuple[int, ...]]:
     """A dense model of a kind, and the shape of one row."""
+    torch.manual_seed(scene.seed)  # layers draw from it
     if kind.startswith("resnet18"):
         channels, side = ((4, 8), 8) if scene.dry else ((64, 128, 256, 512), 32)
         return resnet18(channels=channels).whole().to(scene.where), (3, side, side)

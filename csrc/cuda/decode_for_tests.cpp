@@ -46,13 +46,13 @@ template <typename E, typename V>
 void decode(const OnDevice& device, Tensor& tile, const Tensor& values, const Tensor& index,
             const std::vector<Tensor>& frozen, int64_t slot, int64_t panel, int64_t span) {
   const int32_t* words = index.const_data_ptr<int32_t>();
-  PackedStore<V> second = {nullptr, {nullptr, 0, 0}};
+  PackedStore<V> second = {nullptr, {nullptr, 0, 0, 0}};
   if (!frozen.empty()) {
     second = {static_cast<const V*>(frozen[0].const_data_ptr()),
-              {frozen[1].const_data_ptr<int32_t>(), words[2], words[3]}};
+              {frozen[1].const_data_ptr<int32_t>(), words[2], words[3], words[1]}};
   }
   launch<DecodeTile<E, V>>(device.launch(1, kTileBytes<kRows, E>),
-                           {{static_cast<const V*>(values.const_data_ptr()), {words, words[2], words[3]}},
+                           {{static_cast<const V*>(values.const_data_ptr()), {words, words[2], words[3], words[1]}},
                             second,
                             int(slot),
                             panel,

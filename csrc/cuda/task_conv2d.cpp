@@ -45,7 +45,7 @@ Tensor task_conv2d(const Tensor& x,                   // [B, C, H, W], any strid
   const int64_t batch = x.size(0);
   ConvForwardArguments a{};
   a.window = conv_window(OP, x.size(1), x.size(2), x.size(3), out_channels, kernel_size, stride, padding, dilation);
-  a.index = gather_index_of(OP, device, index, a.window.num_outputs, a.window.num_columns());
+  a.index = gather_index_of(OP, device, index, positions, a.window.num_outputs, a.window.num_columns());
   const FrozenStore second = frozen_store(OP, device, frozen, values, a.index);
   a.index.beside_words = second.index.words;
   const Tensor y = new_images(x, batch, out_channels, a.window.out_height, a.window.out_width);
@@ -53,7 +53,7 @@ Tensor task_conv2d(const Tensor& x,                   // [B, C, H, W], any strid
 
   const ConvCut cut = conv_forward_cut(numbers);
   const ImageTiles tiles = image_tiles(a.window.out_height * a.window.out_width, cut.pixels);
-  const PlannedRows plan = plan_rows(OP, device, slots, batch, positions, a.index, tiles.images);
+  const PlannedRows plan = plan_rows(OP, device, slots, batch, a.index, tiles.images);
   a.groups = plan.groups;
   a.parts = tiles.parts;
   a.x = x.const_data_ptr();
@@ -99,7 +99,7 @@ Tensor task_conv2d_grad_input(const Tensor& grad_y,              // [B, O, H', W
   a.window = conv_window(OP, input_size[0], input_size[1], input_size[2], grad_y.size(1), kernel_size, stride, padding,
                          dilation);
   a.grad_y_strides = conv_images(OP, device, "grad_y", grad_y, grad_y.size(1), a.window.out_height, a.window.out_width);
-  a.index = gather_index_of(OP, device, index, a.window.num_outputs, a.window.num_columns());
+  a.index = gather_index_of(OP, device, index, positions, a.window.num_outputs, a.window.num_columns());
   const FrozenStore second = frozen_store(OP, device, frozen, values, a.index);
   a.index.beside_words = second.index.words;
   const Tensor grad_x = new_images(grad_y, batch, input_size[0], input_size[1], input_size[2]);
@@ -110,7 +110,7 @@ Tensor task_conv2d_grad_input(const Tensor& grad_y,              // [B, O, H', W
                             : kGradInputChannels;
   const ConvCut cut = conv_grad_input_cut(numbers, a.channels_of_block);
   const ImageTiles tiles = image_tiles(a.window.height * a.window.width, cut.pixels);
-  const PlannedRows plan = plan_rows(OP, device, slots, batch, positions, a.index, tiles.images);
+  const PlannedRows plan = plan_rows(OP, device, slots, batch, a.index, tiles.images);
   a.groups = plan.groups;
   a.parts = tiles.parts;
   a.grad_y = grad_y.const_data_ptr();

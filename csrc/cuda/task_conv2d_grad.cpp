@@ -39,7 +39,7 @@ Tensor task_conv2d_grad_values(const Tensor& x,                   // [B, C, H, W
   ConvGradValuesArguments a{};
   a.window = conv_window(OP, x.size(1), x.size(2), x.size(3), grad_y.size(1), kernel_size, stride, padding, dilation);
   a.grad_y_strides = conv_images(OP, device, "grad_y", grad_y, grad_y.size(1), a.window.out_height, a.window.out_width);
-  a.index = gather_index_of(OP, device, index, a.window.num_outputs, a.window.num_columns());
+  a.index = gather_index_of(OP, device, index, positions, a.window.num_outputs, a.window.num_columns());
   for (size_t i = 0; i < wanted.size(); ++i) {
     check_value(wanted[i] >= 0 && wanted[i] < kMostSlots && num_owned[i] >= 0, OP, ": wanted slot ", wanted[i],
                 " with ", num_owned[i], " weights is none");
@@ -53,7 +53,7 @@ Tensor task_conv2d_grad_values(const Tensor& x,                   // [B, C, H, W
   if (a.num_results == 0) return grads;
 
   const ConvCut cut = conv_grad_values_cut(numbers);
-  const PlannedRows plan = plan_rows(OP, device, slots, batch, positions, a.index, 1);
+  const PlannedRows plan = plan_rows(OP, device, slots, batch, a.index, 1);
   a.groups = plan.groups;
   a.x = x.const_data_ptr();
   a.x_strides = strides_of(x);

@@ -99,7 +99,7 @@ FrozenStore frozen_store(const char* op, const OnDevice& device, const std::vect
   if (frozen.empty()) return {};
   check_flat(op, device, "frozen values", frozen[0], values.scalar_type());
   // No values: the same as no store.
-  return {frozen[0].const_data_ptr(), gather_index_of(op, device, frozen[2], own.rows, own.columns)};
+  return {frozen[0].const_data_ptr(), gather_index_of(op, device, frozen[2], frozen[1], own.rows, own.columns)};
 }
 
 ImageTiles image_tiles(int pixels_of_image, int pixels_of_piece) {

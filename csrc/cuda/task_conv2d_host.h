@@ -26,7 +26,7 @@ ConvWindow conv_window(const char* op, int64_t channels, int64_t height, int64_t
 // A second store beside `values`, [] or [values, positions, index].
 struct FrozenStore {
   const void* values = nullptr;
-  GatherIndex index{nullptr, 0, 0};
+  GatherIndex index{nullptr, 0, 0, 0};
 };
 FrozenStore frozen_store(const char* op, const OnDevice& device, const std::vector<Tensor>& frozen,
                          const Tensor& values, const GatherIndex& own);

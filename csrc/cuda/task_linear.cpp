@@ -75,10 +75,11 @@ ScalarType checked_dtypes(ScalarType x, ScalarType values) {
 }
 
 template <typename V>
-PackedStore<V> store_of(const OnDevice& device, const Tensor& values, const Tensor& index, ScalarType dtype,
-                        int64_t num_outputs, int64_t num_inputs) {
+PackedStore<V> store_of(const OnDevice& device, const Tensor& values, const Tensor& index, const Tensor& positions,
+                        ScalarType dtype, int64_t num_outputs, int64_t num_inputs) {
   check_flat(OP, device, "values", values, dtype);
-  return {static_cast<const V*>(values.const_data_ptr()), gather_index_of(OP, device, index, num_outputs, num_inputs)};
+  return {static_cast<const V*>(values.const_data_ptr()),
+          gather_index_of(OP, device, index, positions, num_outputs, num_inputs)};
 }
 
 struct Arguments {
@@ -93,16 +94,16 @@ struct Arguments {
 template <typename E, typename V>
 void compute(const Arguments& a, ScalarType value_dtype) {
   const int64_t num_rows = a.x.size(0), num_inputs = a.x.size(1), num_outputs = a.y.size(1);
-  PackedStore<V> weight = store_of<V>(a.device, a.values, a.index, value_dtype, num_outputs, num_inputs);
-  PackedStore<V> frozen = {nullptr, {nullptr, 0, 0}};
+  PackedStore<V> weight = store_of<V>(a.device, a.values, a.index, a.positions, value_dtype, num_outputs, num_inputs);
+  PackedStore<V> frozen = {nullptr, {nullptr, 0, 0, 0}};
   if (!a.frozen.empty()) {
-    frozen = store_of<V>(a.device, a.frozen[0], a.frozen[2], value_dtype, num_outputs, num_inputs);
+    frozen = store_of<V>(a.device, a.frozen[0], a.frozen[2], a.frozen[1], value_dtype, num_outputs, num_inputs);
     weight.index.beside_words = frozen.index.words;
   }
 
   const bool is_mixed = a.slots.dim() == 1;
   const Choice choice = choose(a.x.scalar_type(), a.slots, num_rows, num_outputs, num_inputs);
-  const PlannedRows rows = plan_rows(OP, a.device, a.slots, num_rows, a.positions, weight.index, choice.tile_rows);
+  const PlannedRows rows = plan_rows(OP, a.device, a.slots, num_rows, weight.index, choice.tile_rows);
   if constexpr (!std::is_same_v<E, double>) {
     if (choice.route == Route::dense) {
       const DenseSlot dense = unpack_slot<E>(a.device, a.x, weight, frozen, a.slots, a.bias, num_outputs, num_inputs);

@@ -121,12 +121,13 @@ Tensor task_linear_grad_input(const Tensor& grad_y,        // [B, O], any stride
   const OnDevice device(OP, "grad_y", grad_y);
   const Tensor from = with_dense_rows(OP, device, "grad_y", grad_y);
   check_flat(OP, device, "values", values, values.scalar_type());
-  GatherIndex own = gather_index_of(OP, device, index, grad_y.size(1), in_features);
+  GatherIndex own = gather_index_of(OP, device, index, positions, grad_y.size(1), in_features);
   check_value(frozen.empty() || frozen.size() == 3, OP, ": frozen must be [] or [values, positions, index], got ",
               frozen.size(), " tensors");
   if (!frozen.empty()) check_flat(OP, device, "the frozen store's values", frozen[0], values.scalar_type());
-  const GatherIndex second =
-      frozen.empty() ? GatherIndex{nullptr, 0, 0} : gather_index_of(OP, device, frozen[2], grad_y.size(1), in_features);
+  const GatherIndex second = frozen.empty()
+                                 ? GatherIndex{nullptr, 0, 0, 0}
+                                 : gather_index_of(OP, device, frozen[2], frozen[1], grad_y.size(1), in_features);
   own.beside_words = second.words;
   const int64_t B = grad_y.size(0);
   if (triton_serves(grad_y, index, frozen, in_features)) {
@@ -138,7 +139,7 @@ Tensor task_linear_grad_input(const Tensor& grad_y,        // [B, O], any stride
     using V = decltype(value);
     using Kernel = typename InputKernel<E, V>::type;
     if (grad_x.numel() == 0) return;
-    const PlannedRows rows = plan_rows(OP, device, slots, B, positions, own, Kernel::kTileRows);
+    const PlannedRows rows = plan_rows(OP, device, slots, B, own, Kernel::kTileRows);
     const auto* frozen_values = frozen.empty() ? nullptr : static_cast<const V*>(frozen[0].const_data_ptr());
     const PackedStore<V> weight = {static_cast<const V*>(values.const_data_ptr()), own};
     if constexpr (!std::is_same_v<E, double>) {
@@ -202,7 +203,7 @@ Tensor task_linear_grad_values(const Tensor& x,                // [B, I], any st
   if (triton_serves(x, index, {}, I)) {
     return served_by_triton(OP, x, grad_y, values, positions, index, slots, wanted, num_owned);
   }
-  const GatherIndex own = gather_index_of(OP, device, index, O, I);
+  const GatherIndex own = gather_index_of(OP, device, index, positions, O, I);
   check_value(wanted.size() == num_owned.size(), OP, ": wanted and num_owned must be equally long, got ", wanted.size(),
               " and ", num_owned.size());
   std::vector<WantedSlots> launches;
@@ -218,7 +219,7 @@ Tensor task_linear_grad_values(const Tensor& x,                // [B, I], any st
     using V = decltype(value);
     using Kernel = typename ValuesKernel<E, V>::type;
     if (num_wanted == 0) return;
-    const PlannedRows rows = plan_rows(OP, device, slots, B, positions, own, kPlanRows);
+    const PlannedRows rows = plan_rows(OP, device, slots, B, own, kPlanRows);
     if constexpr (!std::is_same_v<E, double>) {
       if (is_dense_product(x.scalar_type(), slots, B, O, I)) {
         Tensor dense = new_tensor(values, {O, I}, values.scalar_type());

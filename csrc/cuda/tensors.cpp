@@ -57,19 +57,21 @@ void check_flat(const char* op, const OnDevice& device, const char* name, const 
               " must be a contiguous 1-D ", torch::headeronly::toString(dtype), " tensor");
 }
 
-GatherIndex gather_index_of(const char* op, const OnDevice& device, const Tensor& index, int64_t num_rows,
-                            int64_t num_columns) {
+GatherIndex gather_index_of(const char* op, const OnDevice& device, const Tensor& index, const Tensor& positions,
+                            int64_t num_rows, int64_t num_columns) {
   check_flat(op, device, "index", index, ScalarType::Int);
   check_value(index.numel() >= 8, op, ": index must come from the gather index of this device, got ", index.numel(),
               " words");
   constexpr int64_t MOST = INT32_MAX - kSpanColumns;  // kernels go on to the end of a tile
   check_value(num_rows <= MOST && num_columns <= MOST, op, ": at most ", MOST, " rows and columns of weights, got [",
               num_rows, ", ", num_columns, "]");
-  return {index.const_data_ptr<int32_t>(), int32_t(num_rows), int32_t(num_columns)};
+  // Positions begin with a header of 6 words and two for each slot.
+  const int64_t most_slots = std::clamp<int64_t>((positions.numel() - 6) / 2, 0, kMostSlots);
+  return {index.const_data_ptr<int32_t>(), int32_t(num_rows), int32_t(num_columns), int32_t(most_slots)};
 }
 
-PlannedRows plan_rows(const char* op, const OnDevice& device, const Tensor& slots, int64_t num_rows,
-                      const Tensor& positions, GatherIndex index, int tile_rows) {
+PlannedRows plan_rows(const char* op, const OnDevice& device, const Tensor& slots, int64_t num_rows, GatherIndex index,
+                      int tile_rows) {
   device.check("slots", slots);
   check_value(slots.scalar_type() == ScalarType::Long, op, ": slots must be int64");
   check_value(slots.dim() == 0 || (slots.dim() == 1 && slots.size(0) == num_rows), op,
@@ -82,8 +84,7 @@ PlannedRows plan_rows(const char* op, const OnDevice& device, const Tensor& slot
     return {{ids, nullptr, nullptr, nullptr, num_rows, tile_rows}, full, slots, slots};
   }
 
-  // Positions begin with a header of 6 words and two for each slot.
-  const int64_t most_slots = std::clamp<int64_t>((positions.numel() - 6) / 2, 0, kMostSlots);
+  const int64_t most_slots = index.most_slots;
   const Tensor workspace = new_tensor(slots, {2 * (most_slots + 2) + num_rows}, ScalarType::Int);
   int32_t* offsets = workspace.mutable_data_ptr<int32_t>();
   int32_t *tiles = offsets + most_slots + 2, *order = tiles + most_slots + 2;
@@ -100,8 +101,8 @@ namespace {
 Tensor plan_of(const Tensor& slots, const Tensor& positions, const Tensor& index, int64_t tile_rows) {
   const OnDevice device("plan", "slots", slots);
   const int32_t* words = index.const_data_ptr<int32_t>();
-  return plan_rows("plan", device, slots, slots.numel(), positions, {words, words[2], words[3]}, int(tile_rows))
-      .workspace;
+  const GatherIndex own = gather_index_of("plan", device, index, positions, words[2], words[3]);
+  return plan_rows("plan", device, slots, slots.numel(), own, int(tile_rows)).workspace;
 }
 
 void set_order(int64_t order) { emulator::set_order(uint64_t(order)); }

@@ -49,8 +49,8 @@ Tensor new_tensor(const Tensor& like, torch::headeronly::IntHeaderOnlyArrayRef s
 void check_flat(const char* op, const OnDevice& device, const char* name, const Tensor& tensor, ScalarType dtype);
 
 // The index of a packed weight of this shape, which formats/gather_index.py makes.
-GatherIndex gather_index_of(const char* op, const OnDevice& device, const Tensor& index, int64_t num_rows,
-                            int64_t num_columns);
+GatherIndex gather_index_of(const char* op, const OnDevice& device, const Tensor& index, const Tensor& positions,
+                            int64_t num_rows, int64_t num_columns);
 
 // A batch's rows by slot. No more than `most_tiles` tiles, whatever the slots are; nothing waits for the device.
 struct PlannedRows {
@@ -60,7 +60,6 @@ struct PlannedRows {
 };
 PlannedRows plan_rows(const char* op, const OnDevice& device, const Tensor& slots,  // [] or [B] int64
                       int64_t num_rows,                                             // B
-                      const Tensor& positions,                                      // bounds the number of slots
                       GatherIndex index, int tile_rows);
 
 }  // namespace rsn2

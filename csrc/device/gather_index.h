@@ -34,13 +34,17 @@ struct SlotTable {
 };
 
 // The shape is the caller's: host code cannot look into the index without waiting for the device. An index of another
-// shape has no slots, so that all results are NaN and nothing is read where there is nothing.
+// shape, or of more slots than the positions can hold, has no slots, so that all results are NaN and nothing is read
+// where there is nothing.
 struct GatherIndex {
   const int32_t* words;
   int32_t rows, columns;                  // O, K
+  int32_t most_slots;                     // that host code has made room for
   const int32_t* beside_words = nullptr;  // of a second store that must have the same shape; null: there is none
 
-  RSN2_DEVICE int num_slots() const { return fits(words) && (!beside_words || fits(beside_words)) ? words[1] : 0; }
+  RSN2_DEVICE int num_slots() const {
+    return words[1] <= most_slots && fits(words) && (!beside_words || fits(beside_words)) ? words[1] : 0;
+  }
   RSN2_DEVICE int64_t num_rows() const { return rows; }
   RSN2_DEVICE int64_t num_columns() const { return columns; }
   RSN2_DEVICE int64_t num_panels() const { return ceil_div(rows, kPanelRows); }

@@ -38,7 +38,7 @@ struct Head {
               int32_t(ceil_div<int64_t>(num_columns, kSpanColumns)),
               0,
               0} {}
-  GatherIndex index() const { return {words.data(), words[2], words[3]}; }
+  GatherIndex index() const { return {words.data(), words[2], words[3], words[1]}; }
 };
 
 constexpr int64_t kFirstSlot = 0;

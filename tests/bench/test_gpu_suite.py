@@ -173,8 +173,12 @@ def test_work_that_is_asked_to_end_is_begun_anew(tmp_path):
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
     assert subprocess.run([sys.executable, "-c", code, str(path)], env=environment).returncode == 75
     assert read(path) == []
+    twice = tmp_path / "twice.jsonl"
+    twice.write_text(path.read_text())
     assert Lines(path, StandIn(), 60).run("a", dict)["status"] == "ok"
     assert [line["status"] for line in read(path)] == ["ok"]
+    subprocess.run([sys.executable, "-c", code, str(twice)], env=environment)
+    assert [line["status"] for line in read(twice)] == ["lost"]  # it takes longer than a process has
 
 
 def test_time_and_device_end_a_run(lines, monkeypatch):

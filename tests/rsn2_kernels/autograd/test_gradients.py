@@ -241,3 +241,6 @@ def test_flat_values_of_other_positions_get_their_own_numbers(make_problem, make
     assert all_slots(moved) == ([0, 1, 2], owned)
     moved[5 + 3 + 1] -= 1  # slot 0 owns one less, slot 1 one more
     assert all_slots(moved)[1] == [owned[0] - 1, owned[1] + 1, owned[2]]
+    with torch.inference_mode():
+        unversioned = positions.clone()
+    assert all_slots(unversioned) == ([0, 1, 2], owned)

@@ -221,6 +221,20 @@ def test_a_frozen_store_of_another_shape_gives_nan(emulated, make, shape, result
     assert problem.get(result, emulated).isnan().all()
 
 
+@every_dtype
+@pytest.mark.parametrize("result", RESULTS)
+def test_an_index_of_more_slots_than_the_positions_hold_gives_nan(emulated, make, result, dtypes):
+    """The plan of the batch has room for as many as the positions can hold."""
+    problem = make(dtypes)
+    shape = problem.weight.shape[1:]
+    weight = torch.zeros(shape).to(problem.weight.values.dtype)
+    few = pack(weight, torch.zeros(1, *shape, dtype=torch.bool))
+    many = pack(weight, random_masks(200, *shape, 0.004, torch.Generator().manual_seed(1)))
+    problem = replace(problem, weight=few._replace(values=many.values, index=gather_index(many.positions)), bias=None)
+    found = problem.get(result, emulated)
+    assert result == "grad_values" and found.shape == (0,) or found.isnan().all()
+
+
 @pytest.mark.parametrize("shape", OTHER_SHAPES, ids=str)
 def test_an_index_of_another_shape_gives_nan_in_dense_products(emulated, make_linear, shape):
     problem = make_linear((40, 270, 20, 3), dtype=torch.bfloat16, value_dtype=torch.bfloat16)

@@ -97,6 +97,30 @@ def test_16_bits_in_the_shared_memory_of_every_gpu(emulated, make, shared_memory
     check(emulated, channels_last(problem) if layout == "channels_last" else problem, "forward")
 
 
+@pytest.mark.parametrize("dtypes", DTYPE_PAIRS[2:], ids=name_of)
+def test_the_kernel_for_much_shared_memory(emulated, make, make_frozen, dtypes):
+    """With all that it may be given, in every order of its threads; other tests run the smaller one."""
+    problem = make("many_channels", dtypes)
+    slots = problem.slots.clone()
+    slots[1] = 2**40
+    problem = replace(problem, frozen=with_index(make_frozen(problem)), activation="relu")
+    small = replace(problem, slots=slots).forward(emulated)
+    emulated.set_most_shared_bytes(227 * 1024)
+    try:
+        check(emulated, problem, "forward")
+        found = []
+        for order in (0, 1, 2):
+            emulated.set_order(order)
+            found.append(replace(problem, slots=slots).forward(emulated))
+    finally:
+        emulated.set_order(0)
+        emulated.set_most_shared_bytes(99 * 1024)
+    assert found[0][1].isnan().all() and small[1].isnan().all()
+    same(found[1], found[0])
+    same(found[2], found[0])
+    torch.testing.assert_close(found[0], small, equal_nan=True)
+
+
 @matches
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=str)
 @pytest.mark.parametrize("layout", ["contiguous", "channels_last"])
