@@ -232,7 +232,7 @@ BAD = {
     "three_dimensions": (dict(x=X[0]), r"x must have shape \[B, 5, H, W\], got \[5, 9, 10\]"),
     "integer_x": (dict(x=X.int()), r"x must be float32, float64, bfloat16 or float16, got torch.int32"),
     "complex_x": (dict(x=X.cfloat()), r"x must be float32, float64, bfloat16 or float16, got torch.complex64"),
-    "float64_x": (dict(x=X.double()), r"weight's dtype torch.float32 \(or bfloat16 or float16\), got torch.float64"),
+    "float64_x": (dict(x=X.double()), r"x must have the weight's dtype torch.float32 .*, got torch.float64"),
     "device": (dict(x=X.to("meta")), r"weight must be on x's device meta, got (cpu|cuda:0)"),
     "slots_int32": (dict(slots=torch.zeros(6, dtype=torch.int32)), r"slots must be int64, got torch.int32"),
     "slots_bool": (dict(slots=torch.zeros(6, dtype=torch.bool)), r"slots must be int64, got torch.bool"),

@@ -196,7 +196,7 @@ BAD = {
     "integer_x": (dict(x=X.long()), r"x must be float32, float64, bfloat16 or float16, got torch.int64"),
     "complex_x": (dict(x=X.cfloat()), r"x must be float32, float64, bfloat16 or float16, got torch.complex64"),
     "bool_x": (dict(x=X.bool()), r"x must be float32, float64, bfloat16 or float16, got torch.bool"),
-    "float64_x": (dict(x=X.double()), r"weight's dtype torch.float32 \(or bfloat16 or float16\), got torch.float64"),
+    "float64_x": (dict(x=X.double()), r"x must have the weight's dtype torch.float32 .*, got torch.float64"),
     "device": (dict(x=X.to("meta")), r"weight must be on x's device meta, got (cpu|cuda:0)"),
     "slots_device": (dict(slots=X[:, 0].long().to("meta")), r"slots must be on x's device (cpu|cuda:0), got meta"),
     "slots_int32": (dict(slots=torch.zeros(5, dtype=torch.int32)), r"slots must be int64, got torch.int32"),
