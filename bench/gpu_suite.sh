@@ -201,6 +201,7 @@ sanitized='
   said() { cat "$0".*.log 2>/dev/null | grep -E "^=+ (Invalid|Uninitialized|Misaligned|Error|Barrier|Warning: Race)|SUMMARY: [1-9]"; }
   said && exit 1
   "$@"; code=$?
+  cat "$0".*.log 2>/dev/null  # also what it says where it cannot run at all
   said && exit 1
   exit $code'
 

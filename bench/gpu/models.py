@@ -55,7 +55,7 @@ def _of_slot(model: nn.Module, slot: int, *, masked: bool = False) -> nn.Module:
     """An ordinary model of one slot."""
     alone = copy.deepcopy(model)
     for name, layer in slot_modules(model).items():
-        dense = layer.to_dense(slot)  # type: ignore[operator]
+        dense = layer.to_dense(slot)  # type: ignore[operator]  # only the kinds of layers have it, not what they share
         if masked and isinstance(layer, (TaskLinear, TaskConv2d)):
             parametrize.register_parametrization(dense, "weight", _Masked(layer.mask(slot).to(dense.weight.dtype)))
         alone.set_submodule(name, dense)
@@ -85,9 +85,11 @@ def _point(scene: Scene, kind: str, rows: int, what: str) -> Point:
                 forward = _bound(model, part)
                 works.append(_trained(scene, forward, list(model.parameters())) if what != "pass"
                              else _passed(scene, forward))  # fmt: skip
-            mean: Callable[[list[Tensor]], list[Tensor]] = lambda losses: [torch.stack(losses).mean()]  # noqa: E731
-            return Way([lambda: [one for work in works for one in work()]], graph=graph,
-                       pick=mean if what != "pass" else lambda outputs: outputs)  # fmt: skip
+
+            def picked(found: list[Tensor]) -> list[Tensor]:
+                return found if what == "pass" else [torch.stack(found).mean()]
+
+            return Way([lambda: [one for work in works for one in work()]], graph=graph, pick=picked)
 
         def compiled() -> Way | str:
             if scene.dry:
