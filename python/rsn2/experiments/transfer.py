@@ -83,7 +83,7 @@ def _experiment(name: str, title: str, settings: Settings, few_weights: bool = F
     if few_weights:
         small = replace(alone, by_stage=dict.fromkeys(ROWS, FEW | {"keep": SMALL_KEEP}))
         variants |= {
-            "reading-0.01": Variant("reading, and 1 % of one's own", replace(small, reads=True), stages),
+            "reading-0.01": Variant("reading with 1 % of one's own", replace(small, reads=True), stages),
             "alone-0.01": Variant("1 % of one's own only", small, stages),
         }
     variants["control"] = Variant("dense control, one network per task", replace(alone, stages=(), **DENSE),

@@ -9,7 +9,7 @@ from typing import Any
 from rsn2.experiments import published
 from rsn2.experiments.experiment import Experiment
 from rsn2.report.entries import Entry, ResultLine
-from rsn2.report.tables import DASH, Table, mean_and_range, short_title
+from rsn2.report.tables import DASH, Table, mean_and_range
 
 
 def per_network(entry: Entry | None, value: Callable[[ResultLine], float]) -> float | None:
@@ -96,7 +96,7 @@ def size_table(experiment: Experiment, entries: Sequence[Entry]) -> Table | None
         def part(*keys: str, entry: Entry = entry) -> str:
             return megabytes(per_network(entry, lambda line: sum(line["metrics"]["bytes"][key] for key in keys)))
 
-        rows.append((short_title(entry), str(count), whole(per_network(entry, num_weights)), part("file"),
+        rows.append((entry.short_title, str(count), whole(per_network(entry, num_weights)), part("file"),
                      part("values", "dense"), part("positions"), part("biases"), part("index")))  # fmt: skip
     if not rows:
         return None

@@ -23,6 +23,7 @@ class Entry:
         is_smoke: whether it shows nothing but that everything works.
         lines: one per seed and stage; those of controls that another experiment trained have this one's tasks.
         order: the stages that make a whole run of one seed.
+        short_title: the title up to its comma, or all of it where another entry of the experiment has the same there.
     """
 
     variant: str
@@ -31,6 +32,7 @@ class Entry:
     is_smoke: bool
     lines: tuple[ResultLine, ...]
     order: tuple[str, ...]
+    short_title: str = ""
 
     @property
     def seeds(self) -> list[int]:
@@ -168,11 +170,16 @@ def _by_settings(lines: Sequence[ResultLine]) -> list[list[ResultLine]]:
 
 
 def _told_apart(entries: Sequence[Entry]) -> list[Entry]:
-    """The same entries, with their settings' hash in the title where a variant was run with several."""
+    """The same entries, their settings' hash in the title where a variant was run with several, with short titles."""
     found = []
     for entry in entries:
         several = sum(other.variant == entry.variant and other.is_smoke == entry.is_smoke for other in entries) > 1
         smoke = " (smoke run)" if entry.is_smoke else ""
         mark = f" [{entry.lines[0]['settings_hash']}]" if several else ""
-        found.append(replace(entry, title=entry.title + mark + smoke))
-    return found
+        short = entry.title.partition(",")[0]
+        found.append(replace(entry, title=entry.title + mark + smoke, short_title=short + mark + smoke))
+    short_titles = [entry.short_title for entry in found]
+    return [
+        replace(entry, short_title=entry.title) if short_titles.count(entry.short_title) > 1 else entry
+        for entry in found
+    ]

@@ -96,13 +96,6 @@ def verdict_of(column: Column, entry: Entry) -> str:
     return DASH if wanted is None or not values or entry.is_smoke else judged(column, values, wanted)
 
 
-def short_title(entry: Entry) -> str:
-    """The title without what stands after its comma."""
-    first, _, rest = entry.title.partition(",")
-    smoke = " (smoke run)"
-    return first + (smoke if rest.endswith(smoke) else "")
-
-
 def results_table(experiment: Experiment, entries: Sequence[Entry]) -> Table:
     """What was measured, one row per column of the experiment; the other way round where there are many variants."""
     entries = [e for e in entries if any(e.values(c.task, c.metric) for c in experiment.columns)]
@@ -111,7 +104,7 @@ def results_table(experiment: Experiment, entries: Sequence[Entry]) -> Table:
     parts: list[tuple[str, list[str]]] = []
     for entry in entries:
         cells = [mean_and_spread(entry.values(c.task, c.metric), c.scale, digits_of(c)) for c in columns]
-        title = short_title(entry)
+        title = entry.short_title
         parts.append((title, cells))
         if any((column.expected or {}).get(entry.variant) is not None for column in columns) and not entry.is_smoke:
             of = f"{title}: " if num_judged > 1 else ""
@@ -138,7 +131,7 @@ def f1_table(column: Column, entries: Sequence[Entry]) -> Table | None:
         per_seed = entry.values(column.task, "f1")
         if per_seed:
             means = [f"{statistics.fmean(scores):.3f}" for scores in zip(*per_seed, strict=True)]
-            columns.append((short_title(entry), means))
+            columns.append((entry.short_title, means))
     if not columns:
         return None
     for label, scores in (("paper", column.published_f1), ("paper's control", column.published_control_f1)):

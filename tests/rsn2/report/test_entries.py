@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from rsn2.experiments import load_experiment
+import pytest
+
+from rsn2.experiments import EXPERIMENTS, load_experiment
 from rsn2.report.entries import Results
 
 
@@ -69,3 +71,19 @@ def test_other_settings_are_an_entry_of_their_own_and_the_last_is_chosen(exp3, e
 def test_a_variant_that_the_experiment_no_longer_has_is_shown(exp3, exp3_lines, line):
     entries = Results([*exp3_lines, line("exp3", "base", "digits")]).entries(exp3)
     assert [entry.title for entry in entries] == ["ours", "base", "dense control, one network per task"]
+
+
+def test_short_titles_end_at_a_comma_unless_two_would_be_the_same(exp3, exp3_lines, line):
+    short = [entry.short_title for entry in Results([*exp3_lines, line("exp3", "base", "digits")]).entries(exp3)]
+    assert short == ["ours", "base", "dense control"]
+    two = [line("granularity", variant, "digits") for variant in ("1x1-0.1", "1x1-0.05", "16x16-0.1")]
+    short = [entry.short_title for entry in Results(two).entries(load_experiment("granularity"))]
+    assert short[:3] == ["1x1, keep 10 %", "16x16", "1x1, keep 5 %"]
+
+
+@pytest.mark.parametrize("name", EXPERIMENTS)
+def test_short_titles_of_all_variants_differ(name, line):
+    experiment = load_experiment(name)
+    lines = [line(name, variant, unit.stages[0]) for variant, unit in experiment.variants.items()]
+    short = [entry.short_title for entry in Results(lines).entries(experiment)]
+    assert len(set(short)) == len(short)
