@@ -9,7 +9,7 @@ from typing import Any
 from rsn2.experiments import exp4, published
 from rsn2.experiments.exp4 import SMALL, Settings
 from rsn2.experiments.experiment import Column, Experiment, Variant
-from rsn2.experiments.protocol import DENSE, PAPER, SMOKE, Recipe, as_published, units_of_stage, with_speed
+from rsn2.experiments.protocol import COMMON, DENSE, PAPER, SMOKE, Recipe, as_published, units_of_stage, with_speed
 from rsn2.experiments.tasks import FASHION_CLASSES, Task, fashion_classes
 from rsn2.network import MultitaskNetwork
 
@@ -26,8 +26,11 @@ def easy_and_hard_fashion() -> Experiment:
         description=(
             "The convolutional network of Experiment 4 holds two tasks of five classes each, numbered anew; the head "
             "keeps its ten outputs, as in the paper's run. Each task claims 20 % of the weights of every layer. The "
-            "paper compares with its control for all ten classes (92 %); here each task has a control of its own."
+            "paper compares with its control for all ten classes (92 %); here each task has a control of its own. In "
+            "`ours` half of a task's weights of the head go to the five outputs that never occur, since every output "
+            "keeps as many."
         ),
+        common=COMMON,
         variants={
             **with_speed(ours),
             **as_published(replace(ours, stages=("easy+hard",), claim_rows=1000, **PAPER)),

@@ -10,7 +10,7 @@ from torch import nn
 
 from rsn2.experiments import published
 from rsn2.experiments.experiment import Column, Experiment, Variant
-from rsn2.experiments.protocol import DENSE, PAPER, SMOKE, Recipe, as_published, units_of_stage, with_speed
+from rsn2.experiments.protocol import COMMON, DENSE, PAPER, SMOKE, Recipe, as_published, units_of_stage, with_speed
 from rsn2.experiments.protocol import Settings as CommonSettings
 from rsn2.experiments.tasks import DIGIT_CLASSES, FASHION_CLASSES, Task, digits, fashion
 from rsn2.models import conv_network
@@ -49,6 +49,7 @@ def mnist_and_fashion_conv() -> Experiment:
             "paper's script asks for loss weights .25 and .75 while masks are chosen, which its gradient ignores: "
             "there are none here."
         ),
+        common=COMMON,
         variants={
             **with_speed(ours),
             **as_published(replace(ours, stages=("digits+fashion",), **PAPER)),

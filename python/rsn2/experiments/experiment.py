@@ -143,6 +143,8 @@ class Experiment:
         seeds: those of the full run.
         borrowed_controls: tasks whose dense control another experiment trains: the same network on the same data; by
             task the experiment and its task there.
+        common: what it shares with others, with deviations and reasons, told once in a report of all of them.
+        label: how it is called in tables beside others, where its name alone would not do.
         figures: what the report draws besides what it draws of every experiment; it is given the lines of the
             experiment's results, of full runs when there are any.
     """
@@ -156,7 +158,14 @@ class Experiment:
     run_unit: Callable[[Unit, Context], dict[str, Any]]
     seeds: tuple[int, ...] = (0, 1, 2)
     borrowed_controls: Mapping[str, tuple[str, str]] = field(default_factory=dict)
+    common: str = ""
+    label: str = ""
     figures: Callable[[Sequence[dict[str, Any]]], Sequence[Figure]] | None = None
+
+    @property
+    def name_in_tables(self) -> str:
+        """Its label, if it has one."""
+        return self.label or self.name
 
     @property
     def controls(self) -> tuple[str, ...]:
@@ -165,16 +174,17 @@ class Experiment:
 
     def units(self, seeds: tuple[int, ...] | None = None, variants: tuple[str, ...] | None = None,
               smoke: bool = False) -> list[Unit]:  # fmt: skip
-        """The units of some seeds and variants (all by default), seed after seed.
+        """The units of some seeds and variants (all by default), seed after seed. An experiment whose controls are all
+        borrowed has a variant ``control``, too, without units of its own.
 
         Raises:
             ValueError: a variant is unknown.
         """
-        unknown = [name for name in variants or () if name not in self.variants]
+        known = [*self.variants, *(["control"] if self.borrowed_controls and not self.controls else [])]
+        unknown = [name for name in variants or () if name not in known]
         if unknown:
-            raise ValueError(
-                f"units: variants of {self.name} must be among {', '.join(self.variants)}, got {', '.join(unknown)}"
-            )
+            raise ValueError(f"units: variants of {self.name} must be among {', '.join(known)}, got "
+                             f"{', '.join(unknown)}")  # fmt: skip
         changes = dict(self.smoke) if smoke else {}
         return [
             Unit(self.name, name, seed, stage, asdict(variant.settings) | changes)

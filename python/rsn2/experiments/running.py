@@ -41,11 +41,11 @@ def run(experiment: Experiment, out: Path, *, data_dir: Path | None = None, seed
     units = experiment.units(chosen, None if variants is None else tuple(variants), smoke)
     experiments = {experiment.name: experiment}
     if variants is None or any(
-        experiment.variants[name].is_control for name in variants if name in experiment.variants
+        name not in experiment.variants or experiment.variants[name].is_control for name in variants
     ):
         for other in dict.fromkeys(name for name, _ in experiment.borrowed_controls.values()):
             experiments[other] = load_experiment(other)
-        units += _borrowed(experiment, experiments, units, smoke)
+        units += _borrowed(experiment, experiments, experiment.seeds if chosen is None else chosen, smoke)
     finished = []
     for number, unit in enumerate(units, start=1):
         name = f"[{number}/{len(units)}] {unit.experiment} {unit.variant} seed {unit.seed} {unit.stage}"
@@ -67,13 +67,13 @@ def run(experiment: Experiment, out: Path, *, data_dir: Path | None = None, seed
 
 
 def _borrowed(
-    experiment: Experiment, experiments: Mapping[str, Experiment], units: Sequence[Unit], smoke: bool
+    experiment: Experiment, experiments: Mapping[str, Experiment], seeds: Sequence[int], smoke: bool
 ) -> list[Unit]:
     """The units of other experiments that train this one's dense controls."""
     wanted = set(experiment.borrowed_controls.values())
     return [
         unit
-        for seed in dict.fromkeys(unit.seed for unit in units)
+        for seed in dict.fromkeys(seeds)
         for name, other in experiments.items()
         if other is not experiment
         for unit in other.units((seed,), other.controls, smoke)

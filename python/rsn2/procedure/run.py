@@ -35,6 +35,12 @@ class Settings:
     checkpoint_every: int | None
     seed: int
     reselect: Reselection | None = None
+    epoch_of: str | None = None
+
+    def num_steps(self) -> int:
+        """Of an epoch."""
+        counts = {task: check_loader("fit", "train", task, loader) for task, loader in self.train.items()}
+        return max(counts.values()) if self.epoch_of is None else counts[self.epoch_of]
 
     def fingerprint(self) -> dict[str, Any]:
         """What must be the same for a run to go on from a state."""
@@ -45,6 +51,7 @@ class Settings:
             "early_stopping": None if self.early_stopping is None else asdict(self.early_stopping),
             "seed": self.seed,
             "reselect": None if self.reselect is None else asdict(self.reselect),
+            "epoch_of": self.epoch_of,
         }
 
 
@@ -57,7 +64,7 @@ class Run:
         self.params = list(dict.fromkeys(p for task in self.tasks for p in net.parameters_of(task)))
         self.device = self.params[0].device
         self.cycles = {task: Cycle(task, loader) for task, loader in settings.train.items()}
-        self.num_steps = max(check_loader("fit", "train", task, loader) for task, loader in settings.train.items())
+        self.num_steps = settings.num_steps()
         self.history, self.patience = History(), Patience()
         self.best: list[Tensor] = []
         self.is_complete = settings.max_epochs == 0

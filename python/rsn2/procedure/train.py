@@ -40,14 +40,15 @@ def fit(net: MultitaskNetwork, tasks: str | Sequence[str], train: Any, validatio
         loss_fn: LossFunction | Mapping[str, LossFunction], *, optimizer: OptimizerFactory = default_optimizer,
         max_epochs: int = 100, early_stopping: EarlyStopping | None = _DEFAULT_STOPPING, metrics: Metrics | None = None,
         checkpoint: str | PathLike[str] | None = None, checkpoint_every: int | None = None, progress: bool = True,
-        seed: int = 0, thaw: bool = False, reselect: Reselection | None = None) -> History:  # fmt: skip
+        seed: int = 0, thaw: bool = False, reselect: Reselection | None = None,
+        epoch_of: str | None = None) -> History:  # fmt: skip
     """Train one task, or several together, and finish them: they are frozen afterwards.
 
     A joint step takes one batch of every task, runs all rows in one pass, and steps once on the sum of the losses. An
-    epoch has as many steps as the longest loader has batches; a shorter one starts anew when it ends, and goes on in
-    the next epoch where it was. Tasks that do not train now are left out of the gradient entirely, so that an optimizer
-    over ``net.parameters()``, with weight decay too, leaves them alone. (A task that could train but has no rows in a
-    batch gets zero gradients.)
+    epoch has as many steps as the longest loader has batches, or that of ``epoch_of``; a shorter one starts anew when
+    it ends, and all go on in the next epoch where they were. Tasks that do not train now are left out of the gradient
+    entirely, so that an optimizer over ``net.parameters()``, with weight decay too, leaves them alone. (A task that
+    could train but has no rows in a batch gets zero gradients.)
 
     Args:
         net: the network.
@@ -68,6 +69,7 @@ def fit(net: MultitaskNetwork, tasks: str | Sequence[str], train: Any, validatio
         thaw: train finished tasks again.
         reselect: let the tasks' weights move among the free ones while they train, see
             :class:`~rsn2.procedure.reselect.Reselection`.
+        epoch_of: the task of which an epoch is one pass; that with the most batches when None.
 
     Returns:
         What happened. The network has the weights of ``history.best_epoch``, unless ``restore_best`` is False.
@@ -91,6 +93,7 @@ def fit(net: MultitaskNetwork, tasks: str | Sequence[str], train: Any, validatio
         checkpoint_every=checkpoint_every,
         seed=seed,
         reselect=reselect,
+        epoch_of=epoch_of,
     )
     _check(net, settings, thaw)
     keeper = None if checkpoint is None else Checkpoint(checkpoint, _bytes_of_state(net, names))
@@ -110,6 +113,8 @@ def _check(net: MultitaskNetwork, settings: Settings, thaw: bool) -> None:
             raise ValueError(f"fit: {argument} must be an int of at least 1, got {value!r}")
     if settings.early_stopping is not None and not settings.validation:
         raise ValueError("fit: early stopping needs validation; pass it, or early_stopping=None")
+    if settings.epoch_of is not None and settings.epoch_of not in settings.train:
+        raise ValueError(f"fit: epoch_of must be one of {', '.join(settings.train)}, got {settings.epoch_of!r}")
     _check_reselect(settings)
     for task in settings.train:
         if net.is_finished(task) and not thaw:
@@ -125,7 +130,7 @@ def _check(net: MultitaskNetwork, settings: Settings, thaw: bool) -> None:
 def _check_reselect(settings: Settings) -> None:
     if settings.reselect is None:
         return
-    num_steps = max(check_loader("fit", "train", task, loader) for task, loader in settings.train.items())
+    num_steps = settings.num_steps()
     if settings.reselect.until > settings.max_epochs * num_steps:
         raise ValueError(
             f"fit: reselect must end within the {settings.max_epochs} epochs of {num_steps} steps, "

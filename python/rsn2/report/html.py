@@ -71,7 +71,8 @@ def cell_of(cell: str) -> str:
 
 def _overview(results: Results) -> str:
     table = summary.main_table(results)
-    titles = {name: f"{name}: {load_experiment(name).title}" for name in table.groups}
+    experiments = [load_experiment(name) for name in PAPER]
+    titles = {experiment.name_in_tables: f"{experiment.name}: {experiment.title}" for experiment in experiments}
     column = table.headings.index("verdict")
     verdicts = [row[column] for row in table.rows]
     missed, reached = (sum(v.startswith(word) for v in verdicts) for word in (MISSED, REACHED))
@@ -88,8 +89,14 @@ def _overview(results: Results) -> str:
         page.row(summary.against_targets(results), summary.file_shares(results)),
         table_of(replace(table, groups=tuple(map(titles.__getitem__, table.groups))), as_cards=True, with_title=False),
         table_of(summary.size_and_time_table(results), as_cards=True),
+        *(page.paragraph(_described(part)) for part in common_of(experiments).split("\n\n")),
         anchor="overview",
     )
+
+
+def common_of(experiments: Sequence[Experiment]) -> str:
+    """What the experiments say they have in common, each text once."""
+    return "\n\n".join(dict.fromkeys(experiment.common for experiment in experiments if experiment.common))
 
 
 def _same_bits(results: Results) -> str:

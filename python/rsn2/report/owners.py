@@ -86,6 +86,7 @@ def authors_table(entry: Entry) -> Table | None:
     if not found:
         return None
     names = list(dict.fromkeys(name for counts in found[-1].values() for name in counts if name not in _COUNTS))
+    is_magnitude = entry.lines[-1]["settings"].get("score") == "magnitude"
     rows = [
         (layer, *(f"{counts[name]:,}" if name in counts else "" for name in (_COUNTS[2], *names, *_COUNTS[:2])))
         for layer, counts in found[-1].items()
@@ -94,7 +95,8 @@ def authors_table(entry: Entry) -> Table | None:
         f"{entry.title[:1].upper()}{entry.title[1:]}",
         ("layer", "weights", *names, *_COUNTS[:2]),
         tuple(rows),
-        f"Before training, seed {entry.lines[-1]['seed']}. Networks here cannot hold weights of several tasks.",
+        f"Before training, by the size of the {'weight' if is_magnitude else 'gradient'}, seed "
+        f"{entry.lines[-1]['seed']}. Networks here cannot hold weights of several tasks.",
     )
 
 

@@ -37,9 +37,11 @@ def tables(experiment: Experiment, lines: Sequence[dict[str, Any]]) -> list[Tabl
     return [table for table in made if table is not None]
 
 
-def as_markdown(experiment: Experiment, lines: Sequence[dict[str, Any]]) -> str:
-    """The experiment's tables as Markdown."""
+def as_markdown(experiment: Experiment, lines: Sequence[dict[str, Any]], *, with_common: bool = True) -> str:
+    """The experiment's tables as Markdown, with or without what it has in common with others."""
     parts = [f"# {experiment.name}: {experiment.title}\n", experiment.description + "\n"]
+    if with_common and experiment.common:
+        parts.append(experiment.common + "\n")
     for table in tables(experiment, lines):
         parts += _parts_of(table)
     return "\n".join(parts)
@@ -91,7 +93,9 @@ def write_report(folder: Path) -> tuple[Path, Path]:
     if any(name in PAPER for name in results.experiments):
         for table in (summary.main_table(results), summary.size_and_time_table(results)):
             parts += _parts_of(table)
-    texts = ["\n".join(parts), *(as_markdown(experiment, results.lines) for experiment in experiments)]
+        parts.append(html.common_of([load_experiment(name) for name in PAPER]) + "\n")
+    texts = ["\n".join(parts)]
+    texts += [as_markdown(experiment, results.lines, with_common=False) for experiment in experiments]
     report_md.write_text("\n".join(texts), encoding="utf-8")
     report_html.write_text(html.render(experiments, results), encoding="utf-8")
     return report_md, report_html

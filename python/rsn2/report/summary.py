@@ -39,9 +39,9 @@ def main_table(results: Results) -> Table:
         ours, control = pair_of(experiment, results)
         has_smoke |= ours is not None and ours.is_smoke
         if ours is not None and sum(entry.variant == VARIANT for entry in results.entries(experiment)) > 1:
-            several.append(experiment.name)
+            several.append(experiment.name_in_tables)
         for column in experiment.columns:
-            groups.append(experiment.name)
+            groups.append(experiment.name_in_tables)
             rows.append(_main_row(column, ours, control))
     note = "Mean over seeds (smallest to largest). MSE: lower is better."
     if has_smoke:
@@ -83,7 +83,7 @@ def size_and_time_table(results: Results) -> Table:
         ratio = f"{files[0] / files[1]:.2f}" if files[0] and files[1] else DASH
         count = str(len(control.networks()[0])) if control is not None and control.networks() else DASH
         rows.append((
-            experiment.name,
+            experiment.name_in_tables,
             whole(per_network(ours, num_weights)), whole(per_network(control, num_weights)), count,
             megabytes(files[0]), megabytes(files[1]), ratio,
             whole(training_seconds(ours)), whole(training_seconds(control)),
@@ -146,11 +146,11 @@ def file_shares(results: Results) -> str:
         ours, control = (per_network(entry, num_file_bytes) for entry in pair_of(experiment, results))
         if ours and control:
             share = 100 * ours / control
-            label = f"{experiment.name}: {megabytes(ours)} MB beside {megabytes(control)} MB"
+            label = f"{experiment.name_in_tables}: {megabytes(ours)} MB beside {megabytes(control)} MB"
             items.append(Bar(label, ((share, OURS, label),), f"{share:.0f} %"))
         if experiment.name in published.FILE_MEGABYTES:
             one, several = published.FILE_MEGABYTES[experiment.name]
-            label = f"{experiment.name} in the paper: {one:g} MB beside {several:g} MB"
+            label = f"{experiment.name} in the paper (256x256): {one:g} MB beside {several:g} MB"
             items.append(Bar(label, ((100 * one / several, PUBLISHED, label),), f"{100 * one / several:.0f} %",
                              outlined=True))  # fmt: skip
     if all(item.outlined for item in items):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from rsn2.experiments import load_experiment, protocol, records
+from rsn2.experiments import PAPER, load_experiment, protocol, records
 from rsn2.experiments.exp3 import Settings, tasks
 from rsn2.experiments.running import run
 from rsn2.experiments.tasks import prepared
@@ -93,6 +93,29 @@ def test_a_changed_output_of_an_earlier_task_is_an_error(tiny_data, tmp_path, mo
     monkeypatch.setattr(protocol, "fit", careless)
     with pytest.raises(RuntimeError, match="outputs of digits changed in a later stage"):
         smoke(tiny_data, tmp_path)
+
+
+def test_an_output_that_is_not_read_back_as_it_was_is_an_error(tiny_data, tmp_path, monkeypatch):
+    """Between two stages the network is a file."""
+    load = torch.load
+
+    def careless(path, **kwargs):
+        state = load(path, **kwargs)
+        if "networks" in str(path):
+            state = state | {"trunk.hidden1.bias": state["trunk.hidden1.bias"] + 1}
+        return state
+
+    monkeypatch.setattr(torch, "load", careless)
+    with pytest.raises(RuntimeError, match="outputs of digits changed between two stages"):
+        smoke(tiny_data, tmp_path)
+
+
+def test_the_papers_variants_are_as_the_paper_has_them():
+    for name in PAPER:
+        paper = load_experiment(name).variants["paper"].settings
+        assert (paper.initialiser, paper.mode, paper.start) == ("normal_0.05", "preallocate", "per_task")
+        assert paper.output_scope == "tensor" and paper.score == "gradient"
+    assert load_experiment("exp8").variants["authors"].settings.score == "magnitude"
 
 
 def test_validation_is_the_last_fifth_of_the_training_part(tiny_data):

@@ -1,7 +1,8 @@
-"""The rule of the authors, counted: exact without zeros, and too much where earlier tasks have enough."""
+"""The rules of the authors, counted: by the gradient too much where earlier tasks have enough, by size too little."""
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -46,5 +47,31 @@ def test_counts_of_a_network():
     counts = count_authors_selection(net, names, batches, dict.fromkeys(names, F.cross_entropy), 0.2)
     assert counts["0"] == {"a": 120, "b": 120, "c": 120, "of several tasks": 0, "of none": 240, "all": 600}
     assert net.owned_weights()["0"] == {"a": 0, "b": 0, "c": 0}
+    with pytest.raises(ValueError, match="rule must be one of gradient, magnitude, got 'random'"):
+        count_authors_selection(net, names, batches, dict.fromkeys(names, F.cross_entropy), 0.2, rule="random")
     overlapping = count_authors_selection(net, names, batches, dict.fromkeys(names, F.cross_entropy), 0.5)
     assert overlapping["0"]["c"] == 600 and overlapping["0"]["of several tasks"] == 600
+
+
+def test_by_size_each_task_gets_its_share_of_what_is_left():
+    torch.manual_seed(0)
+    masks = authors_masks([torch.rand(100_000) + 0.1 for _ in range(4)], 0.75, "magnitude")
+    assert not bool((torch.stack(masks).sum(0) > 1).any())
+    shares = [float(mask.float().mean()) for mask in masks]
+    assert shares == pytest.approx([0.25, 0.25 * 0.75, 0.25 * 0.75**2, 0.25 * 0.75**3], abs=0.005)
+
+
+def test_the_percentile_is_of_the_share_that_was_asked_for():
+    """288 weights, a fifth each: 57 are the whole weights of a fifth, but at least the percentile are 58, so that the
+    fifth task finds the percentile at zero.
+    """
+    torch.manual_seed(0)
+    net = rsn2.MultitaskNetwork(nn.Sequential(nn.Linear(9, 32), nn.ReLU(), nn.Linear(32, 5)))
+    names = list("abcde")
+    for name in names:
+        net.add_task(name)
+    batches = {name: [(torch.randn(64, 9), torch.arange(64) % 5)] for name in names}
+    counts = count_authors_selection(net, names, batches, dict.fromkeys(names, F.cross_entropy), 0.2)
+    assert [counts["0"][name] for name in names] == [58, 58, 58, 58, 288]
+    by_size = count_authors_selection(net, names, batches, dict.fromkeys(names, F.cross_entropy), 0.2, rule="magnitude")
+    assert by_size["0"]["a"] == 58 and by_size["0"]["e"] < 40 and by_size["0"]["of several tasks"] == 0

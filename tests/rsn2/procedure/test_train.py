@@ -99,6 +99,20 @@ def test_the_shorter_loader_goes_round() -> None:
     assert [record["epoch"] for record in history.epochs] == [1, 2]
 
 
+def test_a_task_can_say_what_an_epoch_is() -> None:
+    train = {"a": batches(1, rows=34, size=8), "b": batches(2, rows=11, size=4)}
+    seen: list[int] = []
+
+    def remember(output: Tensor, y: Tensor) -> Tensor:
+        if output.requires_grad:
+            seen.append(len(y))
+        return cross_entropy(output, y)
+
+    losses = {"a": remember, "b": cross_entropy}
+    rsn2.fit(network(), TASKS, train, train, losses, max_epochs=2, epoch_of="b", **QUIET)
+    assert seen == [8, 8, 8, 8, 2, 8], "two epochs of three steps; the longer loader goes on in the second"
+
+
 def test_history_has_means_over_rows_and_metrics() -> None:
     net = network("a")
     val = batches(5, rows=11, size=4)
@@ -240,6 +254,7 @@ class NoBatches(list):  # a loader whose length is wrong
         ({"loss_fn": lambda out, y: cross_entropy(out, y, reduction="none")}, ValueError,
          r"must be a scalar tensor, got torch.float32 \[8\] \(task 'a', epoch 1, batch 0\)"),
         ({"loss_fn": lambda out, y: out.sum() / 0}, ValueError, r"finite, got -?inf \(task 'a', epoch 1, batch 0\)"),
+        ({"epoch_of": "new"}, ValueError, "epoch_of must be one of a, got 'new'"),
         ({"max_epochs": 0}, ValueError, "max_epochs must be an int of at least 1, got 0"),
         ({"checkpoint_every": 0}, ValueError, "checkpoint_every must be an int of at least 1"),
     ],
