@@ -35,22 +35,14 @@ def num_weights(line: ResultLine) -> int:
     return int(metrics["owned_weights"])
 
 
-def training_seconds(entry: Entry | None) -> float | None:
-    """Claiming and all epochs of all stages of one seed, mean over the seeds that are finished."""
-    runs = entry.whole_runs() if entry is not None else []
-    if not runs or any("seconds_per_epoch" not in line["metrics"] for run in runs for line in run):
-        return None
-    return statistics.fmean(sum(map(_training_seconds, run)) for run in runs)
-
-
 def _training_seconds(line: ResultLine) -> float:
     metrics = line["metrics"]
     return float(metrics["epochs"] * metrics["seconds_per_epoch"] + (metrics.get("claim_seconds") or 0.0))
 
 
 def megabytes(size: float | None) -> str:
-    """Two decimals, or more where the size is small."""
-    if size is None:
+    """Two decimals, or more where the size is small; a dash for nothing."""
+    if not size:
         return DASH
     return f"{size / 1e6:.2f}" if size >= 1e5 else f"{size / 1e6:.4f}"
 
@@ -81,6 +73,15 @@ def speed_table(entry: Entry) -> Table | None:
     )
 
 
+def speed_of_steps(entry: Entry | None) -> tuple[str, str, str]:
+    """Of all timed tasks together: milliseconds of ours, and how many times as long masked dense and dense take."""
+    found = [line["metrics"]["speed"].values() for line in entry.lines if "speed" in line["metrics"]] if entry else []
+    if not found:
+        return DASH, DASH, DASH
+    ours, masked, dense = (sum(t[f"{kind}_ms"] for t in found[-1]) for kind in ("ours", "masked_dense", "dense"))
+    return f"{ours:.0f}", f"{masked / ours:.2f}", f"{dense / ours:.2f}"
+
+
 def whole(value: float | None) -> str:
     return DASH if value is None else f"{value:,.0f}"
 
@@ -88,6 +89,7 @@ def whole(value: float | None) -> str:
 def size_table(experiment: Experiment, entries: Sequence[Entry]) -> Table | None:
     """Weights and bytes of each variant's finished networks; None where no run is finished."""
     rows: list[tuple[str, ...]] = []
+    ends_differ = len({entry.stages[-1] for entry in entries if not entry.is_control and entry.networks()}) > 1
     for entry in entries:
         if per_network(entry, num_file_bytes) is None:
             continue
@@ -96,22 +98,24 @@ def size_table(experiment: Experiment, entries: Sequence[Entry]) -> Table | None
         def part(*keys: str, entry: Entry = entry) -> str:
             return megabytes(per_network(entry, lambda line: sum(line["metrics"]["bytes"][key] for key in keys)))
 
-        rows.append((entry.short_title, str(count), whole(per_network(entry, num_weights)), part("file"),
+        stage = f" ({entry.stages[-1]})" if ends_differ and not entry.is_control else ""
+        rows.append((entry.short_title + stage, str(count), whole(per_network(entry, num_weights)), part("file"),
                      part("values", "dense"), part("positions"), part("biases"), part("index")))  # fmt: skip
     if not rows:
         return None
     note = "Files are safetensors without optimizer state. The index is derived from the positions when a network is "
     note += "loaded, and is in memory only. Dense networks hold their biases among their weights."
     if sizes := published.FILE_MEGABYTES.get(experiment.name):
-        rows.append(("paper, 256x256", "1", DASH, f"{sizes[0]:g}", *[DASH] * 4))
-        rows.append(("paper's control, 256x256", DASH, DASH, f"{sizes[1]:g}", *[DASH] * 4))
-    headings = ("", "networks", "weights", "file, MB", "weights, MB", "positions, MB", "biases, MB", "index, MB")
+        rows.append(("published, 256x256", "1", DASH, f"{sizes[0]:g}", *[DASH] * 4))
+        rows.append(("published control, 256x256", "4", DASH, f"{sizes[1]:g}", *[DASH] * 4))
+    headings = ("variant", "networks", "weights owned", "file, MB", "values, MB", "positions, MB", "biases, MB",
+                "index, MB")  # fmt: skip
     return Table("Size", headings, tuple(rows), note)
 
 
 def cost_table(experiment: Experiment, entries: Sequence[Entry]) -> Table | None:
     """Epochs, seconds and memory of each stage; None where the lines do not say."""
-    rows, groups = [], []
+    rows, groups, facts = [], [], []
     for entry in entries:
         for stage in entry.stages:
             part = [line for line in entry.lines if line["stage"] == stage]
@@ -119,6 +123,7 @@ def cost_table(experiment: Experiment, entries: Sequence[Entry]) -> Table | None
                 continue
             claims = [line["metrics"]["claim_seconds"] for line in part if line["metrics"].get("claim_seconds")]
             home = part[0]["experiment"]
+            facts += [line["environment"] for line in part]
             groups.append(entry.title)
             rows.append((
                 stage.replace("+", " + ") + ("" if home == experiment.name else f", trained by {home}"),
@@ -130,9 +135,10 @@ def cost_table(experiment: Experiment, entries: Sequence[Entry]) -> Table | None
             ))  # fmt: skip
     if not rows:
         return None
-    used = sorted({machine(line["environment"]) for entry in entries for line in entry.lines})
+    used = sorted(set(map(machine, facts)))
     headings = ("stage", "epochs", "seconds per epoch", "seconds to claim", "seconds in all", "peak memory, MB")
-    note = f"Mean over seeds (smallest to largest). On {'; '.join(used)}. Other work on the machine is in the seconds."
+    note = f"Mean over seeds (smallest to largest). On {'; '.join(used)}. Other work on the machine is in the seconds, "
+    note += "and in the memory, the largest of all seeds, what the process kept of stages before."
     return Table("Cost", headings, tuple(rows), note, tuple(groups), "variant")
 
 

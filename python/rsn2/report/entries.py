@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from rsn2.experiments.experiment import Experiment
@@ -24,6 +25,7 @@ class Entry:
         lines: one per seed and stage; those of controls that another experiment trained have this one's tasks.
         order: the stages that make a whole run of one seed.
         short_title: the title up to its comma, or all of it where another entry of the experiment has the same there.
+        is_current: whether the variant has these settings now; of several that it has no more, the last ones.
     """
 
     variant: str
@@ -33,6 +35,7 @@ class Entry:
     lines: tuple[ResultLine, ...]
     order: tuple[str, ...]
     short_title: str = ""
+    is_current: bool = True
 
     @property
     def seeds(self) -> list[int]:
@@ -107,17 +110,17 @@ class Results:
                 order = stages or tuple(dict.fromkeys(line["stage"] for line in lines))
                 found.append(Entry(name, title, False, _is_smoke(lines[0]), tuple(lines), order))
         found += self._controls(experiment, own)
-        return _told_apart([entry for entry in found if not entry.is_smoke] or found)
+        return _told_apart([entry for entry in found if not entry.is_smoke] or found, experiment)
 
     def chosen(self, experiment: Experiment, variant: str, *, smoke: bool) -> Entry | None:
-        """The entry that stands for a variant where there is room for one only: the one that was run last."""
-        fitting = [e for e in self.entries(experiment) if e.variant == variant and e.is_smoke == smoke]
-        return fitting[-1] if fitting else None
+        """The entry that stands for a variant where there is room for one only."""
+        fitting = (e for e in self.entries(experiment) if e.variant == variant and e.is_smoke == smoke and e.is_current)
+        return next(fitting, None)
 
     def control(self, experiment: Experiment, *, smoke: bool) -> Entry | None:
         """The dense controls that stand beside the other variants."""
-        fitting = [e for e in self.entries(experiment) if e.is_control and e.is_smoke == smoke]
-        return fitting[-1] if fitting else None
+        fitting = (e for e in self.entries(experiment) if e.is_control and e.is_smoke == smoke and e.is_current)
+        return next(fitting, None)
 
     def _controls(self, experiment: Experiment, own: Sequence[ResultLine]) -> list[Entry]:
         found = []
@@ -169,17 +172,49 @@ def _by_settings(lines: Sequence[ResultLine]) -> list[list[ResultLine]]:
     return list(groups.values())
 
 
-def _told_apart(entries: Sequence[Entry]) -> list[Entry]:
-    """The same entries, their settings' hash in the title where a variant was run with several, with short titles."""
+def _told_apart(entries: Sequence[Entry], experiment: Experiment) -> list[Entry]:
+    """The same entries with short titles; those with settings that a variant has no more are named by what differs."""
     found = []
     for entry in entries:
-        several = sum(other.variant == entry.variant and other.is_smoke == entry.is_smoke for other in entries) > 1
+        rivals = [e for e in entries if (e.variant, e.is_smoke) == (entry.variant, entry.is_smoke)]
+        now = _settings_now(experiment, entry)
+        current = next((e for e in rivals if _settings_of(e) == now), rivals[-1])
+        mark = "" if entry is current else f" ({_difference(_settings_of(entry), _settings_of(current), entry)})"
         smoke = " (smoke run)" if entry.is_smoke else ""
-        mark = f" [{entry.lines[0]['settings_hash']}]" if several else ""
         short = entry.title.partition(",")[0]
-        found.append(replace(entry, title=entry.title + mark + smoke, short_title=short + mark + smoke))
+        found.append(replace(entry, title=entry.title + mark + smoke, short_title=short + mark + smoke,
+                             is_current=entry is current))  # fmt: skip
     short_titles = [entry.short_title for entry in found]
     return [
         replace(entry, short_title=entry.title) if short_titles.count(entry.short_title) > 1 else entry
         for entry in found
     ]
+
+
+def _settings_of(entry: Entry) -> dict[str, Any]:
+    settings: dict[str, Any] = entry.lines[0]["settings"]
+    return settings
+
+
+def _settings_now(experiment: Experiment, entry: Entry) -> dict[str, Any] | None:
+    """As a line would hold them that was written now."""
+    if entry.variant not in experiment.variants:
+        return None
+    changes = dict(experiment.smoke) if entry.is_smoke else {}
+    found: dict[str, Any] = json.loads(json.dumps(asdict(experiment.variants[entry.variant].settings) | changes))
+    return found
+
+
+def _difference(settings: dict[str, Any], current: dict[str, Any], entry: Entry) -> str:
+    """How settings differ from the current ones, in words."""
+    own, other = _flat(settings), _flat(current)
+    words = [f"{key} {value}" for key, value in own.items() if other.get(key, value) != value or key not in other]
+    words += [f"without {key}" for key in other if key not in own]
+    return f"earlier: {', '.join(words)}" if words else entry.lines[0]["settings_hash"]
+
+
+def _flat(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for key, value in settings.items():
+        found |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) and value else {prefix + key: value}
+    return found

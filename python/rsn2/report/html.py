@@ -76,19 +76,25 @@ def _overview(results: Results) -> str:
     column = table.headings.index("verdict")
     verdicts = [row[column] for row in table.rows]
     missed, reached = (sum(v.startswith(word) for v in verdicts) for word in (MISSED, REACHED))
+    on_one_seed = sum(
+        row[column].startswith(REACHED) and row[table.headings.index("ours")].endswith("(one seed)")
+        for row in table.rows
+    )
     wanted = sum(row[table.headings.index("target")] != "–" for row in table.rows)
     tiles = page.tiles([
-        (f"{reached} of {wanted}", "targets reached"),
+        (f"{reached} of {wanted}", f"targets reached, {on_one_seed} of them on one seed so far" if on_one_seed else
+         "targets reached"),
         (str(missed), "targets missed"),
         (str(wanted - reached - missed), "targets not measured yet"),
-        (_same_bits(results), "later stages before and after which all outputs of earlier tasks had the same bits"),
+        (_same_bits(results), "later stages, all seeds, before and after which all outputs of earlier tasks had the "
+         "same bits"),
     ])  # fmt: skip
     return page.section(
         table.title,
         tiles,
         page.row(summary.against_targets(results), summary.file_shares(results)),
         table_of(replace(table, groups=tuple(map(titles.__getitem__, table.groups))), as_cards=True, with_title=False),
-        table_of(summary.size_and_time_table(results), as_cards=True),
+        table_of(summary.size_and_speed_table(results), as_cards=True),
         *(page.paragraph(_described(part)) for part in common_of(experiments).split("\n\n")),
         anchor="overview",
     )
@@ -100,13 +106,15 @@ def common_of(experiments: Sequence[Experiment]) -> str:
 
 
 def _same_bits(results: Results) -> str:
-    return str(sum(line["metrics"].get("outputs_of_earlier_tasks") == "the same bits" for line in results.lines))
+    lines = [line for line in results.lines if line["experiment"] in PAPER]
+    return str(sum(line["metrics"].get("outputs_of_earlier_tasks") == "the same bits" for line in lines))
 
 
 def _experiment(experiment: Experiment, results: Results) -> str:
     entries = results.entries(experiment)
     parts = [page.paragraph(_described(part)) for part in experiment.description.split("\n\n")]
     parts.append(table_of(results_table(experiment, entries), as_cards=True))
+    entries = [entry for entry in entries if entry.is_current]
     for figure in drawn_by(experiment, results):
         parts += [
             f"<h3>{page.text(figure.title)}</h3>",

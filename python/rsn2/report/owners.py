@@ -30,7 +30,7 @@ class Layer:
 
 
 def layers_of(entry: Entry) -> list[Layer]:
-    """The layers after the last stage of the first seed that is finished; the counts are the same for all.
+    """The layers after the last stage of a seed that is finished; the counts are the same for all.
 
     Lines of before layers' sizes were written lack them: they are then what the task's share (``keep``) makes of the
     owned weights.
@@ -38,7 +38,8 @@ def layers_of(entry: Entry) -> list[Layer]:
     networks = entry.networks()
     if entry.is_control or not networks or "owned_per_layer" not in networks[0][-1]["metrics"]:
         return []
-    metrics, settings = networks[0][-1]["metrics"], networks[0][-1]["settings"]
+    whole = next((lines for lines in networks if "weights_per_layer" in lines[-1]["metrics"]), networks[0])
+    metrics, settings = whole[-1]["metrics"], whole[-1]["settings"]
     found = []
     for name, counts in metrics.get("owned_per_slot", metrics["owned_per_layer"]).items():
         if "weights_per_layer" in metrics:
@@ -86,6 +87,8 @@ def authors_table(entry: Entry) -> Table | None:
     if not found:
         return None
     names = list(dict.fromkeys(name for counts in found[-1].values() for name in counts if name not in _COUNTS))
+    has_shared = any(counts[_COUNTS[0]] for counts in found[-1].values())
+    shared = "Networks here cannot hold weights of several tasks." if has_shared else "No weight is taken twice here."
     is_magnitude = entry.lines[-1]["settings"].get("score") == "magnitude"
     rows = [
         (layer, *(f"{counts[name]:,}" if name in counts else "" for name in (_COUNTS[2], *names, *_COUNTS[:2])))
@@ -96,7 +99,7 @@ def authors_table(entry: Entry) -> Table | None:
         ("layer", "weights", *names, *_COUNTS[:2]),
         tuple(rows),
         f"Before training, by the size of the {'weight' if is_magnitude else 'gradient'}, seed "
-        f"{entry.lines[-1]['seed']}. Networks here cannot hold weights of several tasks.",
+        f"{entry.lines[-1]['seed']}. {shared}",
     )
 
 

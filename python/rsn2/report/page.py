@@ -61,19 +61,20 @@ footer { margin-top: 48px; padding-top: 12px; border-top: 1px solid var(--line);
   table { font-size: 13px; } h1 { font-size: 23px; }
   table.cards, .cards tbody, .cards td, .cards th { display: block; width: 100%; }
   .cards thead { display: none; }
-  .cards tr { display: grid; grid-template-columns: 1fr 1fr; gap: 1px 10px; border-bottom: 2px solid var(--line);
-    padding: 6px 0; }
+  .cards tr { display: grid; grid-template-columns: repeat(2, minmax(0, 1fr)); gap: 1px 10px;
+    border-bottom: 2px solid var(--line); padding: 6px 0; }
   .cards tr.group { display: block; border-bottom: 0; padding: 0; }
   .cards td { display: flex; justify-content: space-between; gap: 6px; padding: 1px 0; border: 0; min-width: 0;
     white-space: normal; }
   .cards td:has(> div:empty) { display: none; }
-  .cards td::before { content: attr(data-heading); color: var(--soft); text-align: left; }
+  .cards td::before { content: attr(data-heading); color: var(--soft); text-align: left; overflow-wrap: anywhere; }
   .cards td:first-child { font-weight: 600; grid-column: 1 / -1; } .cards td:first-child::before { content: none; } }
 @page { size: A4; margin: 14mm; }
 @media print { :root { --page: #fff; --ink: #000; --soft: #444; --line: #bbb; --panel: #fff; --good: #00694d;
   --bad: #a33b00; --accent: #0072B2; --neutral: #8d97a3; }
   body { font-size: 11pt; } main { max-width: none; padding: 0; }
   table { font-size: 11.5px; } small { font-size: 10.5px; } th, td { padding: 3px 5px; } td { white-space: normal; }
+  th { overflow-wrap: anywhere; }
   .row { gap: 8px 20px; } .row > .wide { flex-basis: 300px; min-width: min-content; }
   th:first-child, td:first-child { min-width: 64px; }
   figure, tr, .tile { break-inside: avoid; } h2, h3, tr.group { break-after: avoid; } .scroll { overflow: visible; }
@@ -118,7 +119,7 @@ def table(
         groups: the group of each row, written above its first row.
         as_cards: where the screen is narrow, each row is a list of headings and cells instead.
     """
-    head = "".join(f"<th>{text(heading)}</th>" for heading in headings)
+    head = "".join(f'<th scope="col">{text(heading)}</th>' for heading in headings)
     body, last = [], None
     for number, row in enumerate(rows):
         if groups and groups[number] != last:

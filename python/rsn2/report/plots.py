@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Sequence
 
@@ -100,7 +101,8 @@ def _dots(figure: Figure) -> str:
     return shown + dots(figure.title, rows, figure.y_label)
 
 
-def dots(title: str, rows: Sequence[tuple[str, Sequence[Dot]]], label: str, zero: str = "") -> str:
+def dots(title: str, rows: Sequence[tuple[str, Sequence[Dot]]], label: str, zero: str = "",
+         limit: float = math.inf) -> str:  # fmt: skip
     """Rows of dots over one axis, which is above and below them.
 
     Args:
@@ -108,15 +110,17 @@ def dots(title: str, rows: Sequence[tuple[str, Sequence[Dot]]], label: str, zero
         rows: name and dots of each.
         label: what the axis is.
         zero: what the line at zero is, when there is one.
+        limit: how far from zero the axis goes at most; dots beyond are drawn there, with their value in letters.
     """
     left, top, step, right = 124.0, 34.0, 24.0, 12.0
     ends = [end for _, items in rows for dot in items for end in (dot.low, dot.high, dot.value) if end is not None]
-    ends = ends or [0.0]
+    ends = [min(max(end, -limit), limit) for end in ends] or [0.0]
     marks, digits = charts.ticks(min([*ends, *([0.0] if zero else [])]), max([*ends, *([0.0] if zero else [])]))
     bottom = top + step * len(rows)
 
     def at(value: float) -> float:
-        return left + (value - marks[0]) / (marks[-1] - marks[0]) * (WIDTH - left - right)
+        inside = min(max(value, -limit), limit)
+        return left + (inside - marks[0]) / (marks[-1] - marks[0]) * (WIDTH - left - right)
 
     content = [charts.write(WIDTH - right, 12, label, "end", 'opacity="0.8"')]
     for tick in marks:
@@ -134,4 +138,7 @@ def dots(title: str, rows: Sequence[tuple[str, Sequence[Dot]]], label: str, zero
             if dot.low is not None and dot.high is not None and dot.low < dot.high:
                 content.append(charts.whisker(at(dot.low), at(dot.high), y, dot.colour))
             content.append(charts.marker(dot.marker, at(dot.value), y, dot.colour, hollow=dot.hollow, what=dot.what))
+            if abs(dot.value) > limit:
+                side, anchor = (-9, "end") if dot.value > 0 else (9, "start")
+                content.append(charts.write(at(dot.value) + side, y + 4, f"{dot.value:+.1f}", anchor))
     return charts.picture(bottom + (34 if zero else 18), title, "".join(content))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,10 @@ def tables(experiment: Experiment, lines: Sequence[dict[str, Any]]) -> list[Tabl
         raise ValueError(f"tables: there must be results of {experiment.name}, got none")
     entries = results.entries(experiment)
     made: list[Table | None] = [results_table(experiment, entries)]
-    made += [figure_table(figure) for figure in drawn_by(experiment, results)]
+    entries = [entry for entry in entries if entry.is_current]
+    for figure in drawn_by(experiment, results):
+        table = figure_table(figure)
+        made.append(replace(table, note=f"{figure.caption} {table.note}"))
     made += [losses_table(experiment, entry) for entry in entries]
     made += [f1_table(column, entries) for column in experiment.columns if column.class_names]
     made += [owner_table(entry) for entry in entries if entry.variant == summary.VARIANT]
@@ -37,18 +41,18 @@ def tables(experiment: Experiment, lines: Sequence[dict[str, Any]]) -> list[Tabl
     return [table for table in made if table is not None]
 
 
-def as_markdown(experiment: Experiment, lines: Sequence[dict[str, Any]], *, with_common: bool = True) -> str:
-    """The experiment's tables as Markdown, with or without what it has in common with others."""
-    parts = [f"# {experiment.name}: {experiment.title}\n", experiment.description + "\n"]
-    if with_common and experiment.common:
+def as_markdown(experiment: Experiment, lines: Sequence[dict[str, Any]], *, is_part: bool = False) -> str:
+    """The experiment's tables as Markdown; as a part of a report, without what it has in common with others."""
+    parts = [f"{'##' if is_part else '#'} {experiment.name}: {experiment.title}\n", experiment.description + "\n"]
+    if not is_part and experiment.common:
         parts.append(experiment.common + "\n")
     for table in tables(experiment, lines):
-        parts += _parts_of(table)
+        parts += _parts_of(table, "###" if is_part else "##")
     return "\n".join(parts)
 
 
-def _parts_of(table: Table) -> list[str]:
-    return [f"## {table.title}\n", table.as_markdown(), *([table.note + "\n"] if table.note else [])]
+def _parts_of(table: Table, level: str) -> list[str]:
+    return [f"{level} {table.title}\n", table.as_markdown(), *([table.note + "\n"] if table.note else [])]
 
 
 def main_table_as_markdown(lines: Sequence[dict[str, Any]]) -> str:
@@ -91,11 +95,11 @@ def write_report(folder: Path) -> tuple[Path, Path]:
     report_md, report_html = folder / "report.md", folder / "report.html"
     parts = ["# RSN2: experiments\n", html.LEAD + "\n"]
     if any(name in PAPER for name in results.experiments):
-        for table in (summary.main_table(results), summary.size_and_time_table(results)):
-            parts += _parts_of(table)
+        for table in (summary.main_table(results), summary.size_and_speed_table(results)):
+            parts += _parts_of(table, "##")
         parts.append(html.common_of([load_experiment(name) for name in PAPER]) + "\n")
     texts = ["\n".join(parts)]
-    texts += [as_markdown(experiment, results.lines, with_common=False) for experiment in experiments]
+    texts += [as_markdown(experiment, results.lines, is_part=True) for experiment in experiments]
     report_md.write_text("\n".join(texts), encoding="utf-8")
     report_html.write_text(html.render(experiments, results), encoding="utf-8")
     return report_md, report_html

@@ -46,22 +46,28 @@ class Table:
 
 
 def mean_and_spread(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
-    """``mean (smallest to largest, n seeds)``."""
+    """``mean (one seed)``, ``mean (each seed's)``, or, of many, ``mean (smallest to largest, n seeds)``."""
     if not values:
         return DASH
-    scaled = [value * scale for value in values]
-    mean = f"{statistics.fmean(scaled):.{digits}f}"
-    if len(values) == 1:
+    mean, *found = (number_text(value * scale, digits) for value in (statistics.fmean(values), *values))
+    if len(found) == 1:
         return f"{mean} (one seed)"
-    return f"{mean} ({min(scaled):.{digits}f} to {max(scaled):.{digits}f}, {len(values)} seeds)"
+    if len(found) <= 5:
+        return f"{mean} ({', '.join(found)})"
+    low, high = (number_text(end(values) * scale, digits) for end in (min, max))
+    return f"{mean} ({low} to {high}, {len(found)} seeds)"
+
+
+def number_text(value: float, digits: int) -> str:
+    """With so many decimals, thousands apart and a minus that is none of a hyphen's."""
+    return f"{value:,.{digits}f}".replace("-", "−")
 
 
 def mean_and_range(values: Sequence[float], scale: float = 1.0, digits: int = 2) -> str:
     """``mean (smallest to largest)``, or only the mean where they do not differ."""
     if not values:
         return DASH
-    low, high = (f"{end(values) * scale:.{digits}f}" for end in (min, max))
-    mean = f"{statistics.fmean(values) * scale:.{digits}f}"
+    mean, low, high = (number_text(end(values) * scale, digits) for end in (statistics.fmean, min, max))
     return mean if low == high else f"{mean} ({low} to {high})"
 
 
@@ -97,8 +103,12 @@ def verdict_of(column: Column, entry: Entry) -> str:
 
 
 def results_table(experiment: Experiment, entries: Sequence[Entry]) -> Table:
-    """What was measured, one row per column of the experiment; the other way round where there are many variants."""
+    """What was measured, one row per column of the experiment; the other way round where that would be wide. Settings
+    of before come last and are not judged.
+    """
     entries = [e for e in entries if any(e.values(c.task, c.metric) for c in experiment.columns)]
+    earlier = [entry for entry in entries if not entry.is_current]
+    entries = [entry for entry in entries if entry.is_current]
     columns, has_paper = experiment.columns, any(column.published is not None for column in experiment.columns)
     num_judged = sum(any((c.expected or {}).get(entry.variant) is not None for c in columns) for entry in entries)
     parts: list[tuple[str, list[str]]] = []
@@ -111,13 +121,16 @@ def results_table(experiment: Experiment, entries: Sequence[Entry]) -> Table:
             parts.append((f"{of}target", [target_of(c, entry.variant) for c in columns]))
             parts.append((f"{of}verdict", [verdict_of(c, entry) for c in columns]))
     if has_paper:
-        parts.append(("paper", [published_text(column.published) for column in columns]))
-        parts.append(("paper's control", [published_text(column.published_control) for column in columns]))
-    sources = sorted({column.source for column in columns if column.source})
-    note = "Mean over seeds (smallest to largest)." + (f" Paper: {'; '.join(sources)}." if sources else "")
+        parts.append(("published", [published_text(column.published) for column in columns]))
+        parts.append(("published control", [published_text(column.published_control) for column in columns]))
+    for entry in earlier:
+        cells = [mean_and_spread(entry.values(c.task, c.metric), c.scale, digits_of(c)) for c in columns]
+        parts.append((entry.short_title, cells))
+    sources = sorted({column.source for column in columns if column.source and column.published is not None})
+    note = "Mean over seeds (each of them)." + (f" Published: {'; '.join(sources)}." if sources else "")
     note += " A smoke run shows nothing about accuracy." if any(entry.is_smoke for entry in entries) else ""
     titles = [column.title for column in columns]
-    if len(entries) > 4:
+    if len(parts) > 7:
         by_variant = tuple((name, *cells) for name, cells in parts)
         return Table("Results", ("", *titles), by_variant, note)
     rows = tuple((title, *(cells[number] for _, cells in parts)) for number, title in enumerate(titles))
@@ -125,21 +138,28 @@ def results_table(experiment: Experiment, entries: Sequence[Entry]) -> Table:
 
 
 def f1_table(column: Column, entries: Sequence[Entry]) -> Table | None:
-    """F1 of each class, ours and the paper's; None where nothing was measured."""
+    """F1 of each class and the accuracy, ours and the published ones; None where nothing was measured."""
     columns: list[tuple[str, list[str]]] = []
     for entry in entries:
         per_seed = entry.values(column.task, "f1")
         if per_seed:
             means = [f"{statistics.fmean(scores):.3f}" for scores in zip(*per_seed, strict=True)]
-            columns.append((entry.short_title, means))
+            accuracies = entry.values(column.task, "accuracy")
+            columns.append((entry.short_title, [*means, f"{statistics.fmean(accuracies):.3f}" if accuracies else DASH]))
     if not columns:
         return None
-    for label, scores in (("paper", column.published_f1), ("paper's control", column.published_control_f1)):
+    for label, scores, accuracy in (
+        ("published", column.published_f1, column.published),
+        ("published control", column.published_control_f1, column.published_control),
+    ):
         if scores:
-            columns.append((label, [f"{score:.2f}" for score in scores]))
-    rows = tuple((name, *(scores[number] for _, scores in columns)) for number, name in enumerate(column.class_names))
+            whole = DASH if accuracy is None else f"{accuracy / column.scale:.2f}"
+            columns.append((label, [*(f"{score:.2f}" for score in scores), whole]))
+    names = (*column.class_names, "accuracy")
+    rows = tuple((name, *(scores[number] for _, scores in columns)) for number, name in enumerate(names))
     title = f"{column.title.split(',')[0]}: F1 per class"
-    return Table(title, ("class", *(label for label, _ in columns)), rows, "Mean over seeds.")
+    note = "Mean over seeds." + (f" Published: {column.source}." if column.source and column.published_f1 else "")
+    return Table(title, ("class", *(label for label, _ in columns)), rows, note)
 
 
 def losses_table(experiment: Experiment, entry: Entry) -> Table | None:
@@ -159,8 +179,10 @@ def losses_table(experiment: Experiment, entry: Entry) -> Table | None:
             cells.append(f"{statistics.fmean(known):.6f}" if known else "")
         rows.append((task, *cells, *([published_text(final.get(task))] if final else [])))
     headings = ("task", *(f"after {stage.replace('+', ', ')}" for stage in stages))
-    headings += ("paper, at the end",) if final else ()
+    headings += ("published, at the end",) if final else ()
     mean = f"Mean of {len(runs)} seeds. " if len(runs) > 1 else "One seed. "
+    if figure := published.LOSS_FIGURES.get(experiment.name):
+        mean = f"{figure} of the paper. {mean}"
     return Table(f"Test losses after each stage: {entry.title}", headings, tuple(rows), mean + kept_bits(runs))
 
 
@@ -169,8 +191,10 @@ def kept_bits(runs: Sequence[Sequence[dict[str, Any]]]) -> str:
     later = [line for run in runs for line in run[1:]]
     same = sum(line["metrics"].get("outputs_of_earlier_tasks") == "the same bits" for line in later)
     if same == len(later):
-        which = "In the later stage" if same == 1 else f"In each of the {same} later stages"
-        return f"{which} every output of every earlier task on the test rows had the same bits before and after it."
+        stages = len(runs[0]) - 1
+        which = "the later stage" if stages == 1 else f"each of the {stages} later stages"
+        seeds = "" if len(runs) == 1 else f" of each of the {len(runs)} seeds"
+        return f"In {which}{seeds} all test outputs of all earlier tasks had the same bits before and after."
     return f"Only {same} of {len(later)} later stages compared the outputs of earlier tasks bit by bit."
 
 
@@ -182,7 +206,7 @@ def figure_table(figure: Figure) -> Table:
          *(mean_and_spread(points.get(where, ()), 1.0, figure.digits) for points in found))
         for where in places_of(figure)
     )  # fmt: skip
-    note = f"{figure.y_label[:1].upper()}{figure.y_label[1:]}. Mean over seeds (smallest to largest)."
+    note = f"{figure.y_label[:1].upper()}{figure.y_label[1:]}. Mean over seeds (each of them)."
     return Table(figure.title, (figure.x_label, *(series.label for series in figure.series)), rows, note)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import pytest
 import torch
@@ -33,14 +34,15 @@ def test_a_line_holds_every_task(few, tiny_data, tmp_path):
     for line in lines:
         metrics, number = line["metrics"], line["metrics"]["num_tasks"]
         assert line["stage"] == f"T={number}" and metrics["keep"] == 1 / number
-        summary = metrics["tasks"].pop(summary_name(number))
-        assert list(metrics["tasks"]) == [f"task {task}" for task in range(number)]
-        for found in metrics["tasks"].values():
+        tasks = dict(metrics["tasks"])
+        summary = tasks.pop(summary_name(number))
+        assert list(tasks) == [f"task {task}" for task in range(number)]
+        for found in tasks.values():
             assert 0 <= found["accuracy"] <= 1 and 0 <= found["validation"]["accuracy"] <= 1 and found["epochs"] == 1
             assert found["owned_weights"] == numel // number
             assert 0 < found["connected_weights"] <= found["owned_weights"]
-        test = [found["accuracy"] for found in metrics["tasks"].values()]
-        validation = [found["validation"]["accuracy"] for found in metrics["tasks"].values()]
+        test = [found["accuracy"] for found in tasks.values()]
+        validation = [found["validation"]["accuracy"] for found in tasks.values()]
         assert summary["accuracy"] == pytest.approx(sum(test) / number) and summary["worst"] == min(test)
         assert summary["validation"]["worst"] == min(validation)
         assert summary["is_success"] == (min(validation) >= line["settings"]["threshold"])
@@ -48,7 +50,30 @@ def test_a_line_holds_every_task(few, tiny_data, tmp_path):
         assert metrics["owned_weights"] == numel and metrics["bytes"]["file"] > 0
         assert metrics["epochs"] == number and metrics["seconds_per_epoch"] > 0
         assert metrics["rows"] == {"train": 160, "validation": 40, "test": 50}
-    assert "4 tasks" in as_markdown(few, lines) or "8 tasks" in as_markdown(few, lines)
+    text = as_markdown(few, lines)
+    assert "T = 4, mean of the tasks, %" in text and "MNIST: the worst of T tasks" in text
+
+
+def capacity_line(variant: str, number: int, worst: float, connected: int) -> dict[str, Any]:
+    threshold = 0.9 if variant.startswith("mnist") else 0.8
+    tasks = {"task 0": {"connected_weights": connected, "owned_weights": 200},
+             "task 1": {"connected_weights": 200, "owned_weights": 200},
+             summary_name(number): {"validation": {"worst": worst}, "is_success": worst >= threshold}}  # fmt: skip
+    return {"variant": variant, "metrics": {"num_tasks": number, "tasks": tasks}}
+
+
+def test_figures_say_which_number_of_tasks_was_reached():
+    """13 is beyond the first miss, so that it does not count."""
+    lines = [capacity_line("mnist", *found) for found in ((4, 0.95, 150), (8, 0.5, 100), (13, 0.91, 100))]
+    lines += [capacity_line("mnist-random", 64, 0.92, 20), capacity_line("fashion", 2, 0.7, 190)]
+    worst, connected, fashion, _ = capacity.figures(lines)
+    assert "largest gradients of every layer: 4 reached, 8 not; weights at random: 64 reached, the largest tried" in (
+        worst.caption
+    )
+    assert worst.series[0].points == ((4.0, (95.0,)), (8.0, (50.0,)), (13.0, (91.0,)))
+    assert connected.series[0].points[:2] == ((4.0, (75.0,)), (8.0, (50.0,)))
+    assert "no T reached, 2 not" in fashion.caption and "authors count 17" in fashion.caption
+    assert capacity.figures([]) == []
 
 
 def test_an_interrupted_unit_goes_on_with_the_task_it_was_in(few, tiny_data, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from rsn2.report.costs import (
     num_weights,
     per_network,
     size_table,
-    training_seconds,
+    speed_of_steps,
 )
 from rsn2.report.entries import Results
 
@@ -28,7 +28,7 @@ def test_one_network_is_the_last_stages_and_dense_ones_are_added_up(exp3, exp3_l
 
 def test_unfinished_runs_have_no_size(exp3, exp3_lines, line):
     (ours,) = Results([line("exp3", "ours", "digits")]).entries(exp3)
-    assert per_network(ours, num_file_bytes) is None and training_seconds(ours) is None
+    assert per_network(ours, num_file_bytes) is None
     assert size_table(exp3, [ours]) is None
 
 
@@ -38,10 +38,17 @@ def test_weights_of_older_lines_are_counted_once(line):
     assert num_weights(line("exp8", "control", "age", bytes={"values": 0})) == 100
 
 
-def test_seconds_are_those_of_all_stages(exp3, exp3_lines):
-    ours, control = Results(exp3_lines).entries(exp3)
-    assert training_seconds(ours) == 2 * (10 * 2.0 + 1.0)
-    assert training_seconds(control) == 2 * 10 * 2.0
+def test_steps_of_all_timed_tasks_are_added_up(exp3, exp3_lines, line):
+    times = {"ours_ms": 10.0, "masked_dense_ms": 30.0, "dense_ms": 20.0}
+    timed = line("exp3", "speed", "steps", speed={"a": times, "b": {**times, "masked_dense_ms": 60.0}})
+    entry = Results([*exp3_lines, timed]).chosen(exp3, "speed", smoke=False)
+    assert speed_of_steps(entry) == ("20", "4.50", "2.00")
+    assert speed_of_steps(None) == speed_of_steps(Results(exp3_lines).entries(exp3)[0]) == ("–", "–", "–")
+
+
+def test_networks_of_different_last_stages_are_told_apart(exp3, line):
+    lines = [line("exp3", "v0", "T=2"), line("exp3", "v1", "T=4")]
+    assert [row[0] for row in size_table(exp3, Results(lines).entries(exp3)).rows] == ["v0 (T=2)", "v1 (T=4)"]
 
 
 def test_sizes_stand_beside_the_published_ones(line, exp3, exp3_lines):
@@ -67,7 +74,7 @@ def test_controls_of_another_experiment_are_named(exp3_lines, line):
     assert [row[0] for row in table.rows] == ["digits", "digits, trained by exp3", "fashion, trained by exp3"]
 
 
-@pytest.mark.parametrize(("size", "words"), [(None, "–"), (2_345_678, "2.35"), (1234, "0.0012")])
+@pytest.mark.parametrize(("size", "words"), [(None, "–"), (0, "–"), (2_345_678, "2.35"), (1234, "0.0012")])
 def test_megabytes(size, words):
     assert megabytes(size) == words
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import asdict
+
 import pytest
 
 from rsn2.experiments import EXPERIMENTS, load_experiment
@@ -62,10 +65,23 @@ def test_smoke_and_full_runs_are_not_mixed(exp3, exp3_lines, line):
 
 def test_other_settings_are_an_entry_of_their_own_and_the_last_is_chosen(exp3, exp3_lines, line):
     results = Results([line("exp3", "ours", "digits", accuracy=0.5, settings_hash="older"), *exp3_lines])
-    titles = [entry.title for entry in results.entries(exp3) if entry.variant == "ours"]
-    assert titles == ["ours [older]", "ours [exp3oursFalse]"]
+    titles = [(entry.title, entry.is_current) for entry in results.entries(exp3) if entry.variant == "ours"]
+    assert titles == [("ours (older)", False), ("ours", True)]
     assert results.chosen(exp3, "ours", smoke=False).values("digits", "accuracy") == [0.97, 0.98]
     assert results.chosen(exp3, "paper", smoke=False) is None
+
+
+def test_earlier_settings_are_named_by_what_differs(exp3, line):
+    """Those that the variant has now are the current ones, whichever were run last."""
+    now = json.loads(json.dumps(asdict(exp3.variants["ours"].settings)))
+    lines = [line("exp3", "ours", "digits", settings_hash="a") | {"settings": now},
+             line("exp3", "ours", "digits", settings_hash="b")]  # fmt: skip
+    lines[1]["settings"] = {key: value for key, value in now.items() if key != "score"} | {"keep": 0.3}
+    lines[1]["settings"]["by_stage"] = {"digits": {"batch_size": 32}}
+    ours, earlier = Results(lines).entries(exp3)
+    assert (ours.title, ours.is_current, earlier.is_current) == ("ours", True, False)
+    assert earlier.title == "ours (earlier: keep 0.3, by_stage.digits.batch_size 32, without score, without by_stage)"
+    assert Results(lines).chosen(exp3, "ours", smoke=False) == ours
 
 
 def test_a_variant_that_the_experiment_no_longer_has_is_shown(exp3, exp3_lines, line):

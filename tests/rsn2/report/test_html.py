@@ -66,7 +66,7 @@ def test_an_experiment_draws_what_it_wants(exp3, exp3_lines):
 
     page = html.render([replace(exp3, figures=figures)], Results(exp3_lines))
     assert "<h3>Own figure</h3>" in page and "A caption." in page and "digits · ours" in page
-    assert html.cell_of("97.50 (97.00 to 98.00, 2 seeds)") in page
+    assert html.cell_of("97.50 (97.00, 98.00)") in page
 
 
 def test_without_an_experiment_of_the_paper_there_is_no_overview(exp3, exp3_lines, monkeypatch):
@@ -81,4 +81,4 @@ def test_smoke_runs_are_marked(line):
 
 def test_code_in_a_description(line):
     page = html.render([load_experiment("exp5")], Results([line("exp5", "ours", "digits")]))
-    assert "<code>paper</code> has a ReLU" in page and "`" not in page
+    assert "<code>paper</code> chooses by" in page and "`" not in page

@@ -25,7 +25,9 @@ from rsn2.report.tables import (
 def test_mean_and_spread():
     assert mean_and_spread([]) == "–"
     assert mean_and_spread([0.97], 100) == "97.00 (one seed)"
-    assert mean_and_spread([0.97, 0.98, 0.99], 100) == "98.00 (97.00 to 99.00, 3 seeds)"
+    assert mean_and_spread([0.99, 0.97, 0.98], 100) == "98.00 (99.00, 97.00, 98.00)"
+    assert mean_and_spread([0.1 * n for n in range(6)]) == "0.25 (0.00 to 0.50, 6 seeds)"
+    assert mean_and_spread([-0.5, -1.5]) == "−1.00 (−0.50, −1.50)"
     assert mean_and_range([2.0, 2.0]) == "2.00" and mean_and_range([1.0, 3.0], 1, 1) == "2.0 (1.0 to 3.0)"
 
 
@@ -50,9 +52,9 @@ def test_an_error_has_to_be_small():
 
 def test_results_beside_target_and_paper(exp3, exp3_lines):
     table = results_table(exp3, Results(exp3_lines).entries(exp3))
-    assert table.headings == ("", "ours", "target", "verdict", "dense control", "paper", "paper's control")
-    assert table.rows[0] == ("Digits, %", "97.50 (97.00 to 98.00, 2 seeds)", "≥ 97.2", "✓ reached",
-                             "99.25 (99.00 to 99.50, 2 seeds)", "97", "97")  # fmt: skip
+    assert table.headings == ("", "ours", "target", "verdict", "dense control", "published", "published control")
+    assert table.rows[0] == ("Digits, %", "97.50 (97.00, 98.00)", "≥ 97.2", "✓ reached",
+                             "99.25 (99.00, 99.50)", "97", "97")  # fmt: skip
     assert "Tables 3, 11 and 12" in table.note
 
 
@@ -61,19 +63,20 @@ def test_many_variants_are_rows(exp3, exp3_lines, line):
     table = results_table(exp3, Results([*exp3_lines, *more]).entries(exp3))
     assert table.headings == ("", "Digits, %", "Fashion, %")
     assert [row[0] for row in table.rows] == ["ours", "target", "verdict", "v0", "v1", "v2", "v3", "dense control",
-                                              "paper", "paper's control"]  # fmt: skip
+                                              "published", "published control"]  # fmt: skip
 
 
 def test_smoke_runs_are_marked_and_not_judged(exp3, line):
     table = results_table(exp3, Results([line("exp3", "ours", "digits", smoke=True)]).entries(exp3))
-    assert table.headings == ("", "ours (smoke run)", "paper", "paper's control")
+    assert table.headings == ("", "ours (smoke run)", "published", "published control")
     assert "shows nothing about accuracy" in table.note
 
 
 def test_f1_is_the_mean_over_seeds_beside_the_papers(exp3, exp3_lines):
     table = f1_table(exp3.columns[0], Results(exp3_lines).entries(exp3))
-    assert table.headings == ("class", "ours", "dense control", "paper", "paper's control")
-    assert table.rows[2] == ("2", "0.975", f"{(0.99 + 0.995) / 2:.3f}", "0.98", "0.97") and len(table.rows) == 10
+    assert table.headings == ("class", "ours", "dense control", "published", "published control")
+    assert table.rows[2] == ("2", "0.975", f"{(0.99 + 0.995) / 2:.3f}", "0.98", "0.97") and len(table.rows) == 11
+    assert table.rows[-1] == ("accuracy", "0.975", f"{(0.99 + 0.995) / 2:.3f}", "0.97", "0.97")
     assert f1_table(exp3.columns[0], []) is None
 
 
@@ -82,7 +85,7 @@ def test_losses_after_each_stage(exp3, exp3_lines):
     table = losses_table(exp3, ours)
     assert table.headings == ("task", "after digits", "after fashion")
     assert table.rows == (("digits", "0.250000", "0.250000"), ("fashion", "", "0.500000"))
-    assert "each of the 2 later stages" in table.note and "the same bits" in table.note
+    assert "In the later stage of each of the 2 seeds" in table.note and "the same bits" in table.note
     assert losses_table(exp3, control) is None
 
 
@@ -98,7 +101,7 @@ def test_losses_stand_beside_the_published_ones(line):
     tasks = ["digits", "fashion", "boston"]
     lines = [line("exp5", "ours", task, losses=dict.fromkeys(tasks[: n + 1], 0.1)) for n, task in enumerate(tasks)]
     table = losses_table(exp5, Results(lines).entries(exp5)[0])
-    assert table.headings[-1] == "paper, at the end" and [row[-1] for row in table.rows] == [
+    assert table.headings[-1] == "published, at the end" and [row[-1] for row in table.rows] == [
         "0.1513",
         "0.3584",
         "0.01602",
@@ -111,7 +114,7 @@ def test_a_figure_has_its_table():
     figure = Figure("How many", "", "tasks", "accuracy, %", series, digits=1)
     table = figure_table(figure)
     assert table.headings == ("tasks", "a", "b")
-    assert table.rows == (("2", "1.5 (1.0 to 2.0, 2 seeds)", "–"), ("4", "3.0 (one seed)", "5.0 (one seed)"))
+    assert table.rows == (("2", "1.5 (1.0, 2.0)", "–"), ("4", "3.0 (one seed)", "5.0 (one seed)"))
 
 
 def test_groups_are_a_first_column_in_markdown():
