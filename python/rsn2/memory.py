@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import gc
 import platform
 
 # Parameters of mallopt in glibc's malloc.h.
@@ -25,3 +26,16 @@ def keep_freed_memory() -> bool:
     mallopt = ctypes.CDLL(None).mallopt
     settings = ((_MMAP_MAX, 0), (_TRIM_THRESHOLD, -1), (_TOP_PAD, _TOP_PAD_BYTES))
     return all(mallopt(parameter, value) == 1 for parameter, value in settings)
+
+
+def give_back_freed_memory() -> bool:
+    """Let the system have the memory that this process keeps and does not use.
+
+    Returns:
+        Whether it was done; False where the C library is not glibc.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    gc.collect()
+    ctypes.CDLL(None).malloc_trim(0)
+    return True

@@ -34,6 +34,26 @@ def test_memory_is_not_asked_for_again():
     assert faults("keep") * 10 < faults("give back")
 
 
+RESIDENT = """
+import torch
+from rsn2.memory import give_back_freed_memory, keep_freed_memory
+def resident():
+    with open("/proc/self/statm") as file:
+        return int(file.read().split()[1]) * 4096
+assert keep_freed_memory()
+torch.ones(1 << 25)
+kept = resident()
+assert give_back_freed_memory()
+print(kept - resident())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="the C library is not glibc")
+def test_what_was_kept_can_be_given_back():
+    done = subprocess.run([sys.executable, "-c", RESIDENT], capture_output=True, text=True, check=True)
+    assert int(done.stdout) > 100_000_000
+
+
 def test_another_c_library_is_left_alone(monkeypatch):
     monkeypatch.setattr(memory.platform, "libc_ver", lambda: ("", ""))
-    assert memory.keep_freed_memory() is False
+    assert memory.keep_freed_memory() is False and memory.give_back_freed_memory() is False

@@ -12,6 +12,7 @@ import torch
 
 from rsn2.experiments import environment, load_experiment, records
 from rsn2.experiments.experiment import Context, Experiment, Unit, network_file
+from rsn2.memory import give_back_freed_memory
 
 
 def run(experiment: Experiment, out: Path, *, data_dir: Path | None = None, seeds: Sequence[int] | None = None,
@@ -101,6 +102,7 @@ def _run_unit(experiment: Experiment, unit: Unit, name: str, context: Context) -
     resumed = context.checkpoint.exists()
     context.say(f"{name}: {'going on from its checkpoint' if resumed else 'starts'}")
     context.checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    give_back_freed_memory()  # of units before, which this one's peak shall not count
     memory, start = environment.PeakMemory(), time.perf_counter()
     metrics = experiment.run_unit(unit, context)
     return {

@@ -138,7 +138,7 @@ def cost_table(experiment: Experiment, entries: Sequence[Entry]) -> Table | None
     used = sorted(set(map(machine, facts)))
     headings = ("stage", "epochs", "seconds per epoch", "seconds to claim", "seconds in all", "peak memory, MB")
     note = f"Mean over seeds (smallest to largest). On {'; '.join(used)}. Other work on the machine is in the seconds, "
-    note += "and in the memory, the largest of all seeds, what the process kept of stages before."
+    note += "and in the memory, the largest of all seeds, often what the process kept of stages before."
     return Table("Cost", headings, tuple(rows), note, tuple(groups), "variant")
 
 

@@ -74,8 +74,9 @@ footer { margin-top: 48px; padding-top: 12px; border-top: 1px solid var(--line);
   --bad: #a33b00; --accent: #0072B2; --neutral: #8d97a3; }
   body { font-size: 11pt; } main { max-width: none; padding: 0; }
   table { font-size: 11.5px; } small { font-size: 10.5px; } th, td { padding: 3px 5px; } td { white-space: normal; }
-  th { overflow-wrap: anywhere; }
-  .row { gap: 8px 20px; } .row > .wide { flex-basis: 300px; min-width: min-content; }
+  .tiles { margin: 8px 0; } .tile { padding: 6px 10px; } .tile b { font-size: 19px; } .tile span { font-size: 12px; }
+  .row { gap: 8px 20px; } .row > figure { zoom: 0.78; } .row:has(> figure) { break-inside: avoid; }
+  .row > .wide { flex-basis: 300px; min-width: min-content; }
   th:first-child, td:first-child { min-width: 64px; }
   figure, tr, .tile { break-inside: avoid; } h2, h3, tr.group { break-after: avoid; } .scroll { overflow: visible; }
   nav { display: none; } }

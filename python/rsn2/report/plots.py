@@ -138,7 +138,9 @@ def dots(title: str, rows: Sequence[tuple[str, Sequence[Dot]]], label: str, zero
             if dot.low is not None and dot.high is not None and dot.low < dot.high:
                 content.append(charts.whisker(at(dot.low), at(dot.high), y, dot.colour))
             content.append(charts.marker(dot.marker, at(dot.value), y, dot.colour, hollow=dot.hollow, what=dot.what))
-            if abs(dot.value) > limit:
-                side, anchor = (-9, "end") if dot.value > 0 else (9, "start")
-                content.append(charts.write(at(dot.value) + side, y + 4, f"{dot.value:+.1f}", anchor))
+        outside = sorted((dot for dot in items if abs(dot.value) > limit), key=lambda dot: -abs(dot.value))
+        for place, dot in enumerate(outside):
+            side, anchor = (-9 - 40 * place, "end") if dot.value > 0 else (9 + 40 * place, "start")
+            words = f"{dot.value:+.1f}".replace("-", "−")
+            content.append(charts.write(at(dot.value) + side, y + 4, words, anchor, f'fill="{dot.colour}"'))
     return charts.picture(bottom + (34 if zero else 18), title, "".join(content))

@@ -82,4 +82,4 @@ def test_what_is_far_out_is_drawn_at_the_edge_with_its_number(exp3_lines, line, 
     lines = [found for found in exp3_lines if (found["variant"], found["stage"]) != ("control", "digits")]
     svg = parsed(svg_of(against_targets(Results([*lines, far]))))
     words = [text.text for text in svg.iter("{http://www.w3.org/2000/svg}text")]
-    assert "-47.2" in words and "-10" in words and "-20" not in words
+    assert "−47.2" in words and "-10" in words and "-20" not in words
