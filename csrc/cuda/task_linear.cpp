@@ -32,7 +32,8 @@ int width_for(const int (&widths)[N], int64_t num_rows) {
 }
 
 // Which kernel computes, in tiles of how many rows, in how many parts along the inputs. From shapes and types alone:
-// what the slots are is known on the device only.
+// what the slots are is known on the device only. Nor by the mean density of all slots, which a host could reckon: a
+// finished task's results must keep their bits when another one claims.
 //
 // Up to 8 rows the weights' way from memory is the bound: work in proportion to them. Beyond, tensor cores where the
 // type has them. In a mixed batch a slot has a fraction of the rows; a quarter is taken, and tiles with fewer rows cost
