@@ -108,7 +108,10 @@ def _experiment(name: str, title: str, settings: Settings, few_weights: bool = F
         ),
         variants=variants,
         smoke=SMOKE | {"widths": (784, 64, 48, 10), "channels": (8, 8), "hidden": (64, 48)},
-        columns=tuple(Column(task, "accuracy", f"{task.capitalize()}, %") for task in stages),
+        columns=tuple(
+            Column(task, "accuracy", "First five classes, %" if task == FIRST else f"The others, {task}, %")
+            for task in stages
+        ),
         run_unit=units_of_stage(Recipe(tasks, network, control, prepare=prepare)),
     )  # fmt: skip
 

@@ -50,10 +50,12 @@ def layers_of(entry: Entry) -> list[Layer]:
     return found
 
 
-def owners_of(layers: list[Layer]) -> list[str]:
-    """Every owner, tasks first and then tasks that share, in the order in which they come."""
+def owners_of(layers: list[Layer], entry: Entry) -> list[str]:
+    """Every owner in the order in which the tasks claimed, tasks first and then tasks that share."""
     found = list(dict.fromkeys(owner for layer in layers for owner in layer.owned))
-    return sorted(found, key=lambda owner: "+" in owner)
+    order = [task for stage in entry.stages for task in stage.split("+")]
+    places = {task: place for place, task in enumerate(order)}
+    return sorted(found, key=lambda owner: ("+" in owner, places.get(owner.partition("+")[0], len(places))))
 
 
 def owner_table(entry: Entry) -> Table | None:
@@ -61,7 +63,7 @@ def owner_table(entry: Entry) -> Table | None:
     layers = layers_of(entry)
     if not layers:
         return None
-    owners, sign = owners_of(layers), "" if layers[0].is_exact else "≈ "
+    owners, sign = owners_of(layers, entry), "" if layers[0].is_exact else "≈ "
     rows = [
         (layer.name, f"{sign}{layer.num_weights:,}",
          *(f"{layer.owned[owner]:,}" if owner in layer.owned else "" for owner in owners), f"{sign}{layer.num_free:,}")
@@ -108,7 +110,7 @@ def owner_picture(entry: Entry) -> str:
     layers = layers_of(entry)
     if not layers:
         return ""
-    owners, bars = owners_of(layers), []
+    owners, bars = owners_of(layers, entry), []
     for layer in layers:
         parts, numbers = [], []
         for number, owner in enumerate(owners):
