@@ -57,7 +57,7 @@ class Settings(CommonSettings):
 WAYS: dict[str, tuple[str, dict[str, Any], tuple[int, ...]]] = {
     "": ("the largest gradients of every layer", {}, (1, 2, 4, 8, 13, 17, 24)),
     "-row": ("the largest gradients of every unit", {"hidden_scope": "row"}, (4, 8, 13, 17, 24, 32)),
-    "-random": ("weights at random", {"score": "random"}, (8, 17, 32, 64)),
+    "-random": ("weights at random", {"score": "random"}, (8, 17, 32, 64, 128)),
 }
 """How weights are chosen: what it is, settings, and the numbers of tasks that are tried. One task alone keeps all
 weights and is the dense network."""

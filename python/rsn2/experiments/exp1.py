@@ -32,7 +32,7 @@ def fashion_ensemble() -> Experiment:
         description=(
             "The convolutional network of Experiment 4 holds Fashion-MNIST five times; each subnetwork claims 20 % of "
             "the weights of every layer, so that all weights are used. The ensemble adds the five softmax outputs. In "
-            "the paper's own run the fifth task got all weights of nearly every layer, by the rule of its threshold "
+            "the paper's own run the fifth task got all weights of every layer, by the rule of its threshold "
             "(counted below); here no weight has two owners, which is why its 92 % for that subnetwork and for the "
             "ensemble are not promised. Steps are timed for the first; the others have as many weights. "
             "`ours` chooses at random: five times the same data want the same weights, and who chooses last by the "
