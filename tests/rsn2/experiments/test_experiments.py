@@ -126,6 +126,17 @@ def test_borrowed_controls_run_with_the_one_who_borrows(tiny_data, tmp_path):
     assert [line["stage"] for line in records.read_lines(tmp_path / "exp5.jsonl")][-1] == "boston"
 
 
+def test_controls_that_are_all_borrowed_can_be_asked_for(tiny_data, tmp_path):
+    """Experiment 1 has no dense control of its own."""
+    lines = run(load_experiment("exp1"), tmp_path, data_dir=tiny_data, seeds=[1], variants=["control"], smoke=True,
+                progress=False, say=lambda line: None)  # fmt: skip
+    assert [(line["experiment"], line["seed"], line["stage"]) for line in lines] == [("exp4", 1, "fashion")]
+    with pytest.raises(ValueError, match="variants of exp1 must be among ours, speed, paper, authors, control, got no"):
+        run(load_experiment("exp1"), tmp_path, variants=["no"])
+    with pytest.raises(ValueError, match="variants of transfer must be among .*, got paper"):
+        load_experiment("transfer").units(variants=("paper",))
+
+
 @pytest.mark.skipif(not os.environ.get("RSN2_DATA"), reason="RSN2_DATA is not set: the real data sets are needed")
 def test_smoke_on_the_real_data(tmp_path):
     folders = {"mnist", "fashion_mnist", "cifar10", "boston_housing", "imdb", "utkface"}
