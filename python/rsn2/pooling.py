@@ -1,15 +1,21 @@
 """The maximum of 2x2 neighbours on the CPU, as two vectorised maxima.
 
 ``torch.nn.MaxPool2d`` goes through contiguous ``[B, C, H, W]`` one element at a time (torch 2.13): where convolutions
-are sparse, most of a training step would be pooling.
+are sparse, most of a training step would be pooling. Here each operation takes rows of the batch that stay in the
+cache until the next one reads them, and what the gradient needs is one byte per pair.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+_BYTES_AT_ONCE = 2**20
+"""Of the input, per thread: what a core's second cache holds."""
 
 
 def is_pair_maximum(module: nn.Module, x: Tensor) -> bool:
@@ -39,53 +45,83 @@ def pair_maximum(x: Tensor, stride: int) -> Tensor:
     """``torch.nn.functional.max_pool2d(x, 2, stride)`` for ``[B, C, H, W]``, the gradient included: of equal elements
     the first takes it.
     """
-    y: Tensor = _PairMaximum.apply(x, stride)
-    return y
+    if torch.is_grad_enabled() and x.requires_grad:
+        y: Tensor = _PairMaximum.apply(x, stride)
+        return y
+    return _maxima(x, stride, None)
+
+
+def _num_pairs(length: int, stride: int) -> int:
+    return (length - 2) // stride + 1
 
 
 def _pairs(x: Tensor, dim: int, stride: int) -> tuple[Tensor, Tensor]:
     """First and second of all pairs along a dimension, views of ``x``."""
-    num_pairs = (x.shape[dim] - 2) // stride + 1
+    last = (_num_pairs(x.shape[dim], stride) - 1) * stride
     whole = [slice(None)] * x.dim()
     first, second = list(whole), list(whole)
-    first[dim] = slice(0, (num_pairs - 1) * stride + 1, stride)
-    second[dim] = slice(1, (num_pairs - 1) * stride + 2, stride)
+    first[dim] = slice(0, last + 1, stride)
+    second[dim] = slice(1, last + 2, stride)
     return x[tuple(first)], x[tuple(second)]
 
 
-def _spread(gradient: Tensor, from_second: Tensor, shape: torch.Size, dim: int, stride: int) -> Tensor:
-    """The gradient of all pairs' maxima with respect to what the pairs were taken from."""
-    found = gradient.new_zeros(shape)
+def _parts(shape: torch.Size, element_size: int) -> Iterator[slice]:
+    """Rows of the batch that are gone through at once."""
+    row = shape[1:].numel() * element_size
+    at_once = max(1, _BYTES_AT_ONCE * torch.get_num_threads() // max(row, 1))
+    return (slice(start, min(start + at_once, shape[0])) for start in range(0, shape[0], at_once))
+
+
+def _maxima(x: Tensor, stride: int, second_is_larger: tuple[Tensor, Tensor] | None) -> Tensor:
+    """The maxima; where the second of a pair is larger, of columns and of rows, is written if it is wanted."""
+    num_rows, num_channels, height, width = x.shape
+    y = x.new_empty(num_rows, num_channels, _num_pairs(height, stride), _num_pairs(width, stride))
+    for part in _parts(x.shape, x.element_size()):
+        left, right = _pairs(x[part], 3, stride)
+        of_columns = torch.maximum(left, right)
+        upper, lower = _pairs(of_columns, 2, stride)
+        torch.maximum(upper, lower, out=y[part])
+        if second_is_larger is not None:
+            torch.gt(right, left, out=second_is_larger[0][part])
+            torch.gt(lower, upper, out=second_is_larger[1][part])
+    return y
+
+
+def _spread(gradient: Tensor, to_second: Tensor, found: Tensor, dim: int, stride: int) -> None:
+    """Write to ``found`` the gradient with respect to what the pairs were taken from."""
+    # masked_fill and where take several times as long as products, and arithmetic in every other element as copies.
+    of_second = gradient * to_second.to(gradient.dtype)
+    of_first = gradient - of_second
     first, second = _pairs(found, dim, stride)
-    # masked_fill and where take several times as long as products.
-    if stride == 1:
-        torch.mul(gradient, from_second, out=second)
-        first.addcmul_(gradient, 1 - from_second)
-    else:  # arithmetic in every other element is slow, copies are not
-        of_second = gradient * from_second
+    if stride == 1:  # all elements but the first are the second of a pair, all but the last the first of one
+        found.narrow(dim, 0, 1).zero_()
         second.copy_(of_second)
-        first.copy_(gradient - of_second)
-    return found
-
-
-def _is_larger(a: Tensor, b: Tensor, stride: int) -> Tensor:
-    """Where it is: as 1 and 0 where arithmetic follows at once, which would make numbers of booleans first."""
-    return torch.gt(a, b, out=a.new_empty(a.shape)) if stride == 1 else a > b
+        first.add_(of_first)
+    else:
+        found.narrow(dim, 2 * first.shape[dim], found.shape[dim] - 2 * first.shape[dim]).zero_()
+        second.copy_(of_second)
+        first.copy_(of_first)
 
 
 class _PairMaximum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, stride: int) -> Tensor:
-        left, right = _pairs(x, 3, stride)
-        rows = torch.maximum(left, right)
-        upper, lower = _pairs(rows, 2, stride)
-        ctx.save_for_backward(_is_larger(right, left, stride), _is_larger(lower, upper, stride))
-        ctx.stride, ctx.shapes = stride, (x.shape, rows.shape)
-        return torch.maximum(upper, lower)
+        num_rows, num_channels, height, width = x.shape
+        columns, rows = _num_pairs(width, stride), _num_pairs(height, stride)
+        from_right = torch.empty(num_rows, num_channels, height, columns, dtype=torch.bool)
+        from_lower = torch.empty(num_rows, num_channels, rows, columns, dtype=torch.bool)
+        y = _maxima(x, stride, (from_right, from_lower))
+        ctx.save_for_backward(from_right, from_lower)
+        ctx.stride, ctx.shape = stride, x.shape
+        return y
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        from_right, from_lower = ctx.saved_tensors
-        of_x, of_rows = ctx.shapes
-        rows = _spread(gradients[0], from_lower, of_rows, 2, ctx.stride)
-        return _spread(rows, from_right, of_x, 3, ctx.stride), None
+        (gradient,), (from_right, from_lower) = gradients, ctx.saved_tensors
+        found = gradient.new_empty(ctx.shape)
+        for part in _parts(ctx.shape, found.element_size()):
+            of_columns = gradient.new_empty(from_right[part].shape)
+            _spread(gradient[part], from_lower[part], of_columns, 2, ctx.stride)
+            _spread(of_columns, from_right[part], found[part], 3, ctx.stride)
+        return found, None

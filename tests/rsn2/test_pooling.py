@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import rsn2
+from rsn2 import pooling
 from rsn2.pooling import is_pair_maximum, pair_maximum
 
 pytestmark = pytest.mark.cpu_only(reason="it is for the CPU")
@@ -16,7 +17,9 @@ pytestmark = pytest.mark.cpu_only(reason="it is for the CPU")
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("shape", [(3, 2, 7, 6), (1, 1, 2, 2), (2, 3, 5, 9), (1, 4, 2, 8), (0, 2, 4, 4)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_values_and_gradients(shape, stride, dtype):
+@pytest.mark.parametrize("bytes_at_once", [1, 400, 2**20])
+def test_values_and_gradients(shape, stride, dtype, bytes_at_once, monkeypatch):
+    monkeypatch.setattr(pooling, "_BYTES_AT_ONCE", bytes_at_once)
     torch.manual_seed(0)
     x = torch.randint(-2, 3, shape).to(dtype).relu_()  # many are equal, as behind a ReLU
     own, other = x.clone().requires_grad_(), x.clone().requires_grad_()
@@ -26,6 +29,15 @@ def test_values_and_gradients(shape, stride, dtype):
     y.backward(gradient)
     wanted.backward(gradient)
     assert torch.equal(own.grad, other.grad)
+    with torch.no_grad():
+        assert torch.equal(pair_maximum(own, stride), wanted)
+
+
+def test_a_second_derivative_is_refused():
+    x = torch.ones(1, 1, 3, 3, requires_grad=True)
+    (gradient,) = torch.autograd.grad(pair_maximum(x, 1).square().sum(), x, create_graph=True)
+    with pytest.raises(RuntimeError, match="once_differentiable"):
+        gradient.sum().backward()
 
 
 @pytest.mark.parametrize("module, expected", [
