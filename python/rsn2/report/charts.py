@@ -151,8 +151,18 @@ def ticks(low: float, high: float) -> tuple[list[float], int]:
     return [step * number for number in range(first, max(last, first + 1) + 1)], max(0, -math.floor(math.log10(step)))
 
 
+def ticks_of_ratios(low: float, high: float) -> list[float]:
+    """Ones, twos and fives that span low to high, both above 0."""
+    powers = range(math.floor(math.log10(low)), math.floor(math.log10(high)) + 2)
+    all_marks = [factor * 10.0**power for power in powers for factor in (1, 2, 5)]
+    first = max((mark for mark in all_marks if mark <= low * 1.001), default=all_marks[0])
+    last = min(mark for mark in all_marks if mark >= high * 0.999 and mark > first)
+    return [mark for mark in all_marks if first <= mark <= last]
+
+
 def lines(title: str, stages: Sequence[str], items: Sequence[Line], y_label: str, *, at_least: float = 0.0,
-          lowest: float = 0.0, positions: Sequence[float] | None = None, x_label: str = "") -> str:  # fmt: skip
+          lowest: float = 0.0, positions: Sequence[float] | None = None, x_label: str = "",
+          logarithmic: bool = False) -> str:  # fmt: skip
     """Values at each place, each line labelled at its end.
 
     Args:
@@ -164,31 +174,37 @@ def lines(title: str, stages: Sequence[str], items: Sequence[Line], y_label: str
         lowest: where the axis starts.
         positions: where the places are, ascending; evenly spaced when None.
         x_label: what the places are, below them.
+        logarithmic: equal ratios are equally high; all values must be above 0, ``at_least`` and ``lowest`` say nothing.
     """
     has_labels = any(item.label for item in items)
     left, right, top, height = 40.0, 104.0 if has_labels else 14.0, 22.0, 250.0
     bottom = 22.0 + 14 * max(stage.count("\n") for stage in stages) + (16 if x_label else 0)
     height += bottom - 36
-    reached = [pair[1] for item in items for pair in item.spread if pair]
-    known = [v for item in items for v in item.values if v is not None] + reached
-    marks, digits = ticks(lowest, max([*known, at_least, lowest + 1e-9]))
-    base, span = marks[0], marks[-1] - marks[0]
+    known = [v for item in items for v in item.values if v is not None]
+    known += [end for item in items for pair in item.spread if pair for end in pair]
+    if logarithmic:
+        marks = ticks_of_ratios(min(known), max(known))
+        names_of_marks = [f"{mark:g}" for mark in marks]
+    else:
+        marks, digits = ticks(lowest, max([*known, at_least, lowest + 1e-9]))
+        names_of_marks = [f"{mark:.{digits}f}" for mark in marks]
+    scale: Callable[[float], float] = math.log10 if logarithmic else float
+    base, span = scale(marks[0]), scale(marks[-1]) - scale(marks[0])
     content = [write(0, 11, y_label, extra=_PALE)]
     where = list(range(len(stages))) if positions is None else list(positions)
 
     def at(stage: int, value: float) -> tuple[float, float]:
         along = (where[stage] - where[0]) / ((where[-1] - where[0]) or 1)
-        return left + 10 + along * (WIDTH - left - right - 10), top + (1 - (value - base) / span) * (
-            height - top - bottom
-        )
+        below = 1 - (scale(value) - base) / span
+        return left + 10 + along * (WIDTH - left - right - 10), top + below * (height - top - bottom)
 
-    for tick in marks:
+    for tick, name in zip(marks, names_of_marks, strict=True):
         y = at(0, tick)[1]
         content.append(f'<path d="M{left} {y:.1f}H{WIDTH - right + 4}" stroke="currentColor" opacity="0.18"/>')
-        content.append(write(left - 5, y + 4, f"{tick:.{digits}f}", "end", _PALE))
+        content.append(write(left - 5, y + 4, name, "end", _PALE))
     free_from = -math.inf
     for number, stage in enumerate(stages):
-        x, words = at(number, base)[0], stage.split("\n")
+        x, words = at(number, marks[0])[0], stage.split("\n")
         half = max(len(word) for word in words) * 3.4
         if x - half < free_from and positions is not None:
             continue  # a number that would cover its neighbour; the ones beside it tell

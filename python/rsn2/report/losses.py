@@ -12,6 +12,9 @@ from rsn2.report.entries import Entry
 from rsn2.report.plots import colour_of
 from rsn2.report.tables import losses_table
 
+FAR_APART = 10.0
+"""Where the largest loss is more times the smallest, the axis is logarithmic: a squared error lay on its bottom."""
+
 
 def losses_picture(experiment: Experiment, entry: Entry) -> str:
     """A line for each task from the stage that trained it on (HTML); nothing for a single stage."""
@@ -36,8 +39,11 @@ def losses_picture(experiment: Experiment, entry: Entry) -> str:
             at_end = (*[None] * (len(stages) - 1), final[task])
             theirs.append(Line("", at_end, colour_of(number), marker=number, hollow=True))
     names, explained = _names(stages)
-    svg = charts.lines(f"Test loss after each stage: {entry.title}", names, [*theirs, *own], "test loss",
-                       x_label="after the stage")  # fmt: skip
+    known = [value for item in (*theirs, *own) for value in item.values if value is not None]
+    is_wide = bool(known) and 0 < FAR_APART * min(known) < max(known)
+    svg = charts.lines(f"Test loss after each stage: {entry.title}", names, [*theirs, *own],
+                       "test loss, equal steps are equal ratios" if is_wide else "test loss",
+                       x_label="after the stage", logarithmic=is_wide)  # fmt: skip
     figure = published.LOSS_FIGURES.get(experiment.name)
     caption = f"{entry.title[:1].upper()}{entry.title[1:]}: test loss of every task trained so far, after each stage"
     caption += f" ({figure} of the paper)." if figure else "."

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from rsn2.experiments import published
+from rsn2.experiments import PAPER, published
 from rsn2.experiments.experiment import Column, Experiment
 from rsn2.experiments.figure import Figure
 from rsn2.report import markdown
@@ -129,6 +129,8 @@ def results_table(experiment: Experiment, entries: Sequence[Entry]) -> Table:
     sources = sorted({column.source for column in columns if column.source and column.published is not None})
     note = "Mean over seeds (each of them)." + (f" Published: {'; '.join(sources)}." if sources else "")
     note += " A smoke run shows nothing about accuracy." if any(entry.is_smoke for entry in entries) else ""
+    if experiment.name not in PAPER:  # the others have the losses themselves
+        note += kept_by_all(entries)
     titles = [column.title for column in columns]
     if len(parts) > 7:
         by_variant = tuple((name, *cells) for name, cells in parts)
@@ -163,9 +165,17 @@ def f1_table(column: Column, entries: Sequence[Entry]) -> Table | None:
 
 
 def losses_table(experiment: Experiment, entry: Entry) -> Table | None:
-    """Test loss of every task after every stage, mean over the seeds that are finished; None for a single stage."""
+    """Test loss of every task after every stage, mean over the seeds that are finished; None for a single stage and
+    for what is not in the paper.
+    """
     runs = entry.whole_runs()
-    if entry.is_control or len(entry.order) < 2 or not runs or "losses_after" not in runs[0][0]["metrics"]:
+    if (
+        experiment.name not in PAPER
+        or entry.is_control
+        or len(entry.order) < 2
+        or not runs
+        or "losses_after" not in runs[0][0]["metrics"]
+    ):
         return None
     stages = [line["stage"] for line in runs[0]]
     tasks = [task for stage in stages for task in stage.split("+")]
@@ -196,6 +206,18 @@ def kept_bits(runs: Sequence[Sequence[dict[str, Any]]]) -> str:
         seeds = "" if len(runs) == 1 else f" of each of the {len(runs)} seeds"
         return f"In {which}{seeds} all test outputs of all earlier tasks had the same bits before and after."
     return f"Only {same} of {len(later)} later stages compared the outputs of earlier tasks bit by bit."
+
+
+def kept_by_all(entries: Sequence[Entry]) -> str:
+    """The same of all settings at once; nothing where no stage came after another."""
+    later = [line for entry in entries if not entry.is_control for run in entry.whole_runs() for line in run[1:]]
+    same = sum(line["metrics"].get("outputs_of_earlier_tasks") == "the same bits" for line in later)
+    if not later:
+        return ""
+    return (
+        f" In {same} of {len(later)} later stages all test outputs of all earlier tasks were compared and had the same "
+        "bits before and after."
+    )
 
 
 def figure_table(figure: Figure) -> Table:

@@ -162,3 +162,17 @@ def test_many_labels_stay_above_the_axis():
     heights = sorted(float(t.get("y")) for t in svg.iter(f"{SVG}text") if t.text in names)
     assert len(heights) == 8 and heights[-1] < 250 - 36 + 12
     assert all(after - before >= charts.TEXT_SIZE for before, after in zip(heights, heights[1:], strict=False))
+
+
+@pytest.mark.parametrize("low, high", [(0.017, 0.42), (1.0, 1.0), (0.03, 0.031), (0.5, 0.51), (2e-5, 3e3)])
+def test_ticks_of_ratios_are_round_and_span_the_values(low, high):
+    marks = charts.ticks_of_ratios(low, high)
+    assert marks[0] <= low * 1.001 and marks[-1] >= high * 0.999 and len(marks) >= 2
+    assert all(f"{mark:e}"[0] in "125" for mark in marks) and marks == sorted(set(marks))
+
+
+def test_equal_ratios_are_equally_high():
+    line = Line("x", (0.01, 0.1, 1.0), "#0", spread=(None, (0.05, 0.2), None))
+    svg = parsed(charts.lines("t", ["1", "2", "3"], [line], "loss", logarithmic=True))
+    heights = [float(circle.get("cy")) for circle in svg.iter(f"{SVG}circle")]
+    assert heights[0] - heights[1] == pytest.approx(heights[1] - heights[2], abs=0.11)

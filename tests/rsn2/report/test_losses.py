@@ -27,7 +27,7 @@ def test_one_line_for_each_task(exp6_lines, parsed, svg_of):
     assert len(heights) == 3 and len(set(heights)) == 1, "nothing rises"
     assert sum(circle.get("fill") == "none" for circle in circles) == 1, "the paper's"
     words = [text.text for text in parsed(svg_of(drawn)).iter(f"{SVG}text")]
-    assert {"cifar", "digits", "fashion", "test loss"} <= set(words)
+    assert {"cifar", "digits", "fashion", "test loss, equal steps are equal ratios"} <= set(words)
     assert "Figure 4 of the paper" in drawn and "One seed." in drawn
 
 
@@ -36,6 +36,14 @@ def test_other_experiments_have_no_published_losses(exp3, exp3_lines, parsed, sv
     drawn = losses_picture(exp3, ours)
     assert "of the paper" not in drawn and "Whiskers span the seeds" in drawn
     assert losses_picture(exp3, control) == ""
+
+
+def test_losses_far_apart_have_an_axis_of_ratios(line):
+    exp5 = load_experiment("exp5")
+    lines = [line("exp5", "ours", "digits", losses={"digits": 0.1}),
+             line("exp5", "ours", "fashion", losses={"digits": 0.1, "fashion": 0.4}),
+             line("exp5", "ours", "boston", losses={"digits": 0.1, "fashion": 0.4, "boston": 0.017})]  # fmt: skip
+    assert "equal ratios" in losses_picture(exp5, Results(lines).entries(exp5)[0])
 
 
 def test_long_names_of_stages_are_numbered(line):

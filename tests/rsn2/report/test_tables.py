@@ -89,6 +89,17 @@ def test_losses_after_each_stage(exp3, exp3_lines):
     assert losses_table(exp3, control) is None
 
 
+def test_beyond_the_paper_only_the_bits_are_told(line):
+    granularity = load_experiment("granularity")
+    lines = [line("granularity", "1x1-0.1", "digits"),
+             line("granularity", "1x1-0.1", "fashion", losses={"digits": 0.25, "fashion": 0.5})]  # fmt: skip
+    entries = Results(lines).entries(granularity)
+    assert losses_table(granularity, entries[0]) is None
+    assert "In 1 of 1 later stages all test outputs" in results_table(granularity, entries).note
+    lines[1]["metrics"]["outputs_of_earlier_tasks"] = "not compared"
+    assert "In 0 of 1 later stages" in results_table(granularity, Results(lines).entries(granularity)).note
+
+
 def test_what_was_not_compared_is_said(exp3, exp3_lines):
     exp3_lines[1]["metrics"]["outputs_of_earlier_tasks"] = "not compared"
     assert losses_table(exp3, Results(exp3_lines).entries(exp3)[0]).note.endswith(
