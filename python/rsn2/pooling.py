@@ -2,7 +2,8 @@
 
 ``torch.nn.MaxPool2d`` goes through contiguous ``[B, C, H, W]`` one element at a time (torch 2.13): where convolutions
 are sparse, most of a training step would be pooling. Here each operation takes rows of the batch that stay in the
-cache until the next one reads them, and what the gradient needs is one byte per pair.
+cache until the next one reads them; which element was the larger is looked at again for the gradient, which is sooner
+done than written down.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def pair_maximum(x: Tensor, stride: int) -> Tensor:
     if torch.is_grad_enabled() and x.requires_grad:
         y: Tensor = _PairMaximum.apply(x, stride)
         return y
-    return _maxima(x, stride, None)
+    return _maxima(x, stride)
 
 
 def _num_pairs(length: int, stride: int) -> int:
@@ -72,25 +73,23 @@ def _parts(shape: torch.Size, element_size: int) -> Iterator[slice]:
     return (slice(start, min(start + at_once, shape[0])) for start in range(0, shape[0], at_once))
 
 
-def _maxima(x: Tensor, stride: int, second_is_larger: tuple[Tensor, Tensor] | None) -> Tensor:
-    """The maxima; where the second of a pair is larger, of columns and of rows, is written if it is wanted."""
+def _maxima(x: Tensor, stride: int) -> Tensor:
     num_rows, num_channels, height, width = x.shape
     y = x.new_empty(num_rows, num_channels, _num_pairs(height, stride), _num_pairs(width, stride))
     for part in _parts(x.shape, x.element_size()):
-        left, right = _pairs(x[part], 3, stride)
-        of_columns = torch.maximum(left, right)
-        upper, lower = _pairs(of_columns, 2, stride)
-        torch.maximum(upper, lower, out=y[part])
-        if second_is_larger is not None:
-            torch.gt(right, left, out=second_is_larger[0][part])
-            torch.gt(lower, upper, out=second_is_larger[1][part])
+        of_columns = torch.maximum(*_pairs(x[part], 3, stride))
+        torch.maximum(*_pairs(of_columns, 2, stride), out=y[part])
     return y
 
 
-def _spread(gradient: Tensor, to_second: Tensor, found: Tensor, dim: int, stride: int) -> None:
-    """Write to ``found`` the gradient with respect to what the pairs were taken from."""
+def _spread(gradient: Tensor, x: Tensor, found: Tensor, dim: int, stride: int) -> None:
+    """Write to ``found`` the gradient with respect to ``x``, given that of the maxima of its pairs."""
+    first, second = _pairs(x, dim, stride)
     # masked_fill and where take several times as long as products, and arithmetic in every other element as copies.
-    of_second = gradient * to_second.to(gradient.dtype)
+    if stride == 2:
+        first, second = first.contiguous(), second.contiguous()
+    is_second = torch.gt(second, first, out=torch.empty_like(gradient))
+    of_second = is_second.mul_(gradient)
     of_first = gradient - of_second
     first, second = _pairs(found, dim, stride)
     if stride == 1:  # all elements but the first are the second of a pair, all but the last the first of one
@@ -106,22 +105,18 @@ def _spread(gradient: Tensor, to_second: Tensor, found: Tensor, dim: int, stride
 class _PairMaximum(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, stride: int) -> Tensor:
-        num_rows, num_channels, height, width = x.shape
-        columns, rows = _num_pairs(width, stride), _num_pairs(height, stride)
-        from_right = torch.empty(num_rows, num_channels, height, columns, dtype=torch.bool)
-        from_lower = torch.empty(num_rows, num_channels, rows, columns, dtype=torch.bool)
-        y = _maxima(x, stride, (from_right, from_lower))
-        ctx.save_for_backward(from_right, from_lower)
-        ctx.stride, ctx.shape = stride, x.shape
-        return y
+        ctx.save_for_backward(x)
+        ctx.stride = stride
+        return _maxima(x, stride)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        (gradient,), (from_right, from_lower) = gradients, ctx.saved_tensors
-        found = gradient.new_empty(ctx.shape)
-        for part in _parts(ctx.shape, found.element_size()):
-            of_columns = gradient.new_empty(from_right[part].shape)
-            _spread(gradient[part], from_lower[part], of_columns, 2, ctx.stride)
-            _spread(of_columns, from_right[part], found[part], 3, ctx.stride)
+        (gradient,), (x,) = gradients, ctx.saved_tensors
+        found = torch.empty_like(x)
+        for part in _parts(x.shape, x.element_size()):
+            of_columns = torch.maximum(*_pairs(x[part], 3, ctx.stride))
+            gradient_of_columns = torch.empty_like(of_columns)
+            _spread(gradient[part], of_columns, gradient_of_columns, 2, ctx.stride)
+            _spread(gradient_of_columns, x[part], found[part], 3, ctx.stride)
         return found, None
