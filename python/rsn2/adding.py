@@ -20,6 +20,18 @@ def check_part(what: str, part: nn.Module | None, prune: bool) -> None:
         raise ValueError(f"add_task: prune_{what} needs a {what} with a linear or convolutional layer")
 
 
+def check_owners(parts: Sequence[nn.Module | None], network: nn.Module) -> None:
+    """Parameters that two tasks have would change for the one that is finished when the other trains."""
+    known = {parameter: name for name, parameter in network.named_parameters()}
+    for part in parts:
+        for name, parameter in () if part is None else part.named_parameters():
+            if parameter in known:
+                raise ValueError(
+                    f"add_task: stem and head must be of this task alone, but {name} is {known[parameter]} already; "
+                    "pass a copy (copy.deepcopy)"
+                )
+
+
 def single_slot(part: nn.Module, name: str) -> nn.Module:
     """A stem or head whose linear and convolutional layers belong to slots, of which there is one."""
     if type(part) in _PRUNABLE:

@@ -28,7 +28,12 @@ def describe(module: nn.Module) -> dict[str, Any]:
     """
     kind = type(module)
     if kind is nn.Sequential:
-        return {"class": "torch.nn.Sequential", "children": {name: describe(m) for name, m in module.named_children()}}
+        children = {name: child for name, child in module._modules.items() if child is not None}  # one may come twice
+        if len({id(child) for child in children.values() if child.state_dict()}) < sum(
+            bool(child.state_dict()) for child in children.values()
+        ):
+            raise NotDescribableError("a layer with weights stands in the torch.nn.Sequential twice")
+        return {"class": "torch.nn.Sequential", "children": {name: describe(m) for name, m in children.items()}}
     home = next((name for name, place in _HOMES.items() if getattr(place, kind.__name__, None) is kind), None)
     if home is None:
         raise NotDescribableError(f"{kind.__name__} is no layer of torch.nn or rsn2_kernels.nn")

@@ -4,9 +4,10 @@ A file is in the safetensors format. Its tensors are the entries of the network'
 are ``values`` and ``positions`` in the packed format (:mod:`rsn2_kernels.formats.packed`), ``bias`` ``[T, O]``,
 ``frozen`` ``[T]``, and what claims to come start from: ``base_seed``, or ``base_weight`` and ``base_bias``. Who owns
 which weight stands in ``positions`` alone. The metadata entry ``format`` is ``rsn2 network, version 1``, and
-``network`` is JSON: the tasks in order with name, whether finished, slot in every layer of the trunk, stem and head;
-the trunk; and why the network is closed, if it is. Modules are described by class and arguments
-(:mod:`rsn2.architecture`), or are null where the one who loads has to bring them.
+``network`` is JSON: the tasks in order with name, whether finished, slot in every layer of the trunk, stem, head, and
+which Parameters of these never train (``fixed``); the trunk; and why the network
+is closed, if it is. Modules are described by class and arguments (:mod:`rsn2.architecture`), or are null where the one
+who loads has to bring them.
 """
 
 from __future__ import annotations
@@ -63,6 +64,7 @@ def save(net: MultitaskNetwork, path: str | PathLike[str], *, closed: bool = Fal
             "slots": {layer: net.slot_of(name, layer) for layer in net.trunk_layers()},
             "stem": _described(net.stems[number]),
             "head": _described(net.heads[number]),
+            "fixed": net.fixed_parameters(name),
         }
         for number, name in enumerate(net.tasks)
     ]
@@ -93,7 +95,7 @@ def load(path: str | PathLike[str], tasks: Sequence[str] | None = None, *,
     Args:
         path: the file.
         tasks: only these tasks. Nothing but their bytes is read, so that the network is closed: which weights the
-            others own is not known.
+            others own is not known. Tasks whose weights they read (:func:`rsn2.read_weights`) must be among them.
         trunk: the trunk, or a function that makes one.
         stems, heads: by task.
         device: where the network goes.
@@ -128,9 +130,6 @@ def load(path: str | PathLike[str], tasks: Sequence[str] | None = None, *,
         raise ValueError(f"load: {path} does not fit the modules: {error}") from error
     net.to(device)
     net._map_slots()
-    for number in chosen:
-        if table["tasks"][number]["finished"]:
-            net.freeze(names[number])
     net.closed = table["closed"]
     if len(chosen) < len(names):
         net.closed = f"only some of the tasks of {path} were loaded"
@@ -182,6 +181,9 @@ def _empty_network(
         head = heads[name] if name in heads else _built(path, task["head"], f"heads={{{name!r}: ...}}")
         share = {layer: first_user[layer, slot] for layer, slot in task["slots"].items() if (layer, slot) in first_user}
         net.add_task(name, stem=stem, head=head, share=share)
+        for fixed in task.get("fixed", ()):
+            kind, _, parameter = fixed.partition(".")
+            (stem if kind == "stem" else head).get_parameter(parameter).requires_grad_(False)
         for part in (stem, head):
             for module in slot_modules(part).values():
                 module.add_slot(name)
@@ -201,7 +203,7 @@ def _built(path: Path, description: dict[str, Any] | None, argument: str) -> nn.
 def _read(file: Any, table: dict[str, Any], net: MultitaskNetwork, chosen: list[int]) -> dict[str, Tensor]:
     """The state of the chosen tasks, under the names that it has in ``net``."""
     is_whole = len(chosen) == len(table["tasks"])
-    state: dict[str, Tensor] = {}
+    state = {"finished": torch.tensor([bool(table["tasks"][number]["finished"]) for number in chosen])}
     for name in net.trunk_layers():
         slots = list(dict.fromkeys(table["tasks"][number]["slots"][name] for number in chosen))
         prefix = f"trunk.{name}."
@@ -227,7 +229,16 @@ def _read_slots(file: Any, prefix: str, entries: set[str], slots: list[int]) -> 
     """The part of a trunk layer that belongs to ``slots``, which are numbered anew in this order."""
     state: dict[str, Tensor] = {}
     if "reads" in entries:
-        raise ValueError(f"load: slots of layer {prefix[:-1]} read others' weights; load all tasks")
+        pairs = [pair for pair in file.get_tensor(prefix + "reads").tolist() if pair[0] in slots]
+        if missing := sorted({owner for _, owner in pairs if owner not in slots}):
+            raise ValueError(
+                f"load: of layer {prefix[:-1]} a task reads the weights of slots {missing}; load the tasks that own "
+                "them, too"
+            )
+        if pairs:
+            numbered = [[slots.index(slot) for slot in pair] for pair in pairs]
+            state[prefix + "reads"] = torch.tensor(numbered, dtype=torch.int64)
+        entries = entries - {"reads"}
     if "positions" in entries:
         positions, values = file.get_slice(prefix + "positions"), file.get_slice(prefix + "values")
         _, num_slots, num_rows, num_columns = positions[:4].tolist()

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 import rsn2_kernels.nn as task_nn
-from rsn2.adding import check_part, shared_slots, single_slot
+from rsn2.adding import check_owners, check_part, shared_slots, single_slot
 from rsn2.routing import check_rows, rows_by_task, run_trunk
 from rsn2_kernels.nn import SlotModule, TaskLayer, active, slot_modules
 
@@ -27,7 +27,8 @@ class MultitaskNetwork(nn.Module):
         trunk: any module; its layers are converted in place by :func:`rsn2_kernels.nn.convert_`. One that holds task
             layers already, all without slots, is taken as it is.
         where: which layers to convert, see ``convert_``; all by default. What is not converted is shared by all tasks,
-            and therefore frozen.
+            and therefore frozen: its Parameters want no gradient, and modules with buffers stay in evaluation mode. Its
+            products are torch's, which may round a row otherwise in a batch of another size.
 
     Raises:
         ValueError: the trunk has no layer that tasks could share, or has slots already.
@@ -55,6 +56,8 @@ class MultitaskNetwork(nn.Module):
         self._slots: list[dict[str, int]] = []
         # Finished tasks, and which Parameters of their stem and head had trained.
         self._frozen_tasks: dict[int, list[nn.Parameter]] = {}
+        self._loaded: list[bool] = []
+        self.register_load_state_dict_post_hook(MultitaskNetwork._take_finished)
         self.closed = ""
         """Why no task can be added or claimed for any more; empty while one can."""
 
@@ -94,7 +97,8 @@ class MultitaskNetwork(nn.Module):
                 which ``claim`` keeps a share as in the trunk. Otherwise all their weights are trained.
 
         Raises:
-            ValueError: the name is taken, a pattern matches no layer, or two patterns give one layer to two tasks.
+            ValueError: the name is taken, a pattern matches no layer, two patterns give one layer to two tasks, or stem
+                or head have Parameters of another task or of the trunk.
             KeyError: ``share`` names an unknown task.
             RuntimeError: the network is closed.
         """
@@ -109,6 +113,7 @@ class MultitaskNetwork(nn.Module):
         shared = shared_slots(list(layers), tables)
         check_part("stem", stem, prune_stem)
         check_part("head", head, prune_head)
+        check_owners([stem, head], self)
         stem = single_slot(stem, name) if prune_stem and stem is not None else stem
         head = single_slot(head, name) if prune_head and head is not None else head
         slots = {}
@@ -174,6 +179,23 @@ class MultitaskNetwork(nn.Module):
                 found += module.parameters_of(slot)
         return list(dict.fromkeys(found))
 
+    def own_modules(self, task: str | int) -> dict[str, nn.Module]:
+        """The task's ``stem`` and ``head``."""
+        number = self.task_number(task)
+        return {"stem": self.stems[number], "head": self.heads[number]}
+
+    def fixed_parameters(self, task: str | int) -> list[str]:
+        """Parameters of this task's ``stem.`` and ``head.`` that never train, such as pretrained ones."""
+        number = self.task_number(task)
+        slotted = {id(p) for module, slot in self._modules_of(number).values() for p in module.parameters_of(slot)}
+        others = slotted | {id(p) for p in self._frozen_tasks.get(number, ())}
+        return [
+            f"{kind}.{name}"
+            for kind, part in self.own_modules(number).items()
+            for name, parameter in part.named_parameters()
+            if not parameter.requires_grad and id(parameter) not in others
+        ]
+
     # Finished tasks.
 
     def is_finished(self, task: str | int) -> bool:
@@ -196,14 +218,25 @@ class MultitaskNetwork(nn.Module):
         self.heads[number].eval()
 
     def thaw(self, task: str | int) -> None:
-        """Let a finished task train again. Slots that another finished task uses too stay frozen."""
+        """Let a finished task train again. Slots that another finished task uses too stay frozen.
+
+        Raises:
+            ValueError: another task reads weights of this one. Nothing is changed then.
+        """
         number = self.task_number(task)
         if number not in self._frozen_tasks:
             return
         kept = self._slots_of_finished(besides=number)
-        for name, (module, slot) in self._modules_of(number).items():
-            if (name, slot) not in kept:
-                module.thaw(slot)
+        own = [(module, slot) for name, (module, slot) in self._modules_of(number).items() if (name, slot) not in kept]
+        for module, slot in own:
+            if isinstance(module, TaskLayer) and any(slot in module.reads(other) for other in range(module.num_slots)):
+                module.thaw(slot)  # which is an error that says who reads it
+        for module, slot in own:
+            module.thaw(slot)
+        self._let_train(number)
+
+    def _let_train(self, number: int) -> None:
+        """Stem and head of a task that was finished."""
         for parameter in self._frozen_tasks.pop(number):
             parameter.requires_grad_(True)
         self.stems[number].train(self.training)
@@ -214,16 +247,44 @@ class MultitaskNetwork(nn.Module):
 
     def train(self, mode: bool = True) -> MultitaskNetwork:
         """As in torch, but what must not change stays in evaluation mode and keeps its running statistics: stems and
-        heads of finished tasks, and normalisation in the trunk that was not converted.
+        heads of finished tasks, and modules with buffers in the trunk that were not converted.
         """
         super().train(mode)
         for number in self._frozen_tasks:
             self.stems[number].eval()
             self.heads[number].eval()
         for module in self.trunk.modules():
-            if isinstance(module, nn.modules.batchnorm._NormBase):
-                module.eval()
+            if not isinstance(module, SlotModule) and next(module.buffers(recurse=False), None) is not None:
+                module.training = False
         return self
+
+    # Which tasks are finished is a part of the state.
+
+    def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}finished"] = torch.tensor(
+            [task in self._frozen_tasks for task in range(len(self._names))]
+        )
+
+    def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Mapping[str, Any],
+                              strict: bool, missing_keys: list[str], unexpected_keys: list[str],
+                              error_msgs: list[str]) -> None:  # fmt: skip
+        given = state_dict.get(f"{prefix}finished")
+        if given is None:
+            missing_keys.append(f"{prefix}finished")
+        elif tuple(given.shape) != (len(self._names),):
+            error_msgs.append(f"{prefix}finished must be bool [{len(self._names)}], got {list(given.shape)}")
+        else:
+            self._loaded = given.tolist()
+
+    def _take_finished(self, *_: Any) -> None:
+        """Once all layers have their state: they know by themselves which slots are frozen."""
+        loaded, self._loaded = self._loaded, []
+        for number, is_finished in enumerate(loaded):
+            if is_finished:
+                self.freeze(number)
+            elif number in self._frozen_tasks:
+                self._let_train(number)
 
     # Forward.
 
@@ -272,8 +333,10 @@ class MultitaskNetwork(nn.Module):
             raise ValueError(f"MultitaskNetwork: no task given; there are {self._listed()}")
         groups: dict[Any, list[int]] = {}
         stemmed: dict[Any, Tensor] = {}
-        for task, x in inputs.items():
-            number = self.task_number(task)
+        numbers = [self.task_number(task) for task in inputs]
+        if len(set(numbers)) < len(numbers):
+            raise ValueError(f"MultitaskNetwork: each task must be given once, got {list(inputs)}")
+        for number, x in zip(numbers, inputs.values(), strict=True):
             has_stem = not isinstance(self.stems[number], nn.Identity)
             key = number if has_stem else ("input", id(x))
             groups.setdefault(key, []).append(number)
@@ -283,8 +346,7 @@ class MultitaskNetwork(nn.Module):
         check_rows([self._names[group[0]] for group in groups.values()], list(stemmed.values()))
         trunk_outputs = run_trunk(self.trunk, self._slots, list(groups.values()), list(stemmed.values()))
         outputs = {}
-        for task in inputs:
-            number = self.task_number(task)
+        for number in numbers:
             with active(0):
                 outputs[self._names[number]] = self.heads[number](trunk_outputs[number])
         return outputs

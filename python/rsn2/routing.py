@@ -43,9 +43,14 @@ def run_trunk(trunk: nn.Module, slots: SlotTable, groups: list[list[int]], input
                 f"MultitaskNetwork: the trunk must give a tensor of {len(x)} rows, as it got, but gave {got}"
             )
         x = y
-    # Outputs of a dense head may depend on where its rows lie in memory; alone and mixed they must be the same.
+    # Outputs of a dense head may depend on where its rows lie in memory; alone and mixed they must be the same. And a
+    # head that works in place must not change what another one gets.
     parts = [x] if len(groups) == 1 else [part.clone() for part in x.split(sizes)]
-    return {number: part for group, part in zip(groups, parts, strict=True) for number in group}
+    return {
+        number: part if place == 0 else part.clone()
+        for group, part in zip(groups, parts, strict=True)
+        for place, number in enumerate(group)
+    }
 
 
 def rows_by_task(ids: Tensor, num_rows: int, tasks: Sequence[str]) -> dict[int, Tensor]:

@@ -72,7 +72,15 @@ def register_product(name: str, grad_input: Gradient, grad_values: Gradient) -> 
     def product(keyset: Any, *args: Any) -> Tensor:
         if torch.is_grad_enabled() and torch._C._any_requires_grad(*args):
             x, values, bias, weight_params, bias_params = args[0], args[1], args[5], args[-4], args[-2]
-            y: Tensor = Product.apply(keyset, args, x, values, bias, *weight_params, *bias_params)
+            try:
+                y: Tensor = Product.apply(keyset, args, x, values, bias, *weight_params, *bias_params)
+            except RuntimeError:
+                if torch._C._are_functorch_transforms_active():  # not asked in every call
+                    raise NotImplementedError(
+                        f"{name}: torch.func.grad, vjp and jacrev are not implemented; use torch.autograd.grad, with "
+                        "torch.func.functional_call for other Parameters"
+                    ) from None
+                raise
             return y
         with torch._C._AutoDispatchBelowAutograd():
             y = op.redispatch(keyset & torch._C._after_autograd_keyset, *args)

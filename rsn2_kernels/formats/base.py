@@ -100,4 +100,4 @@ class StoredBase(NamedTuple):
 
 def draw_seed() -> int:
     """A seed from torch's global generator, so that ``torch.manual_seed`` decides it."""
-    return int(torch.randint(-(1 << 63), (1 << 63) - 1, (), dtype=torch.int64)) % (1 << 64)
+    return int(torch.randint(-(1 << 63), (1 << 63) - 1, (), dtype=torch.int64, device="cpu")) % (1 << 64)

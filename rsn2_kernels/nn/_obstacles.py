@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MethodType
 
 import torch
 from torch import Tensor, nn
@@ -54,6 +57,53 @@ def find(model: nn.Module, units: Sequence[tuple[str, nn.Module]], wanted: set[s
                 task_class = type(module).__name__
                 found.append(f"(the model) ({task_class}): it is itself the layer; use the task layer's from_dense")
     return found + _shared_modules(units, wanted) + _shared_parameters(model, units, wanted)
+
+
+def plain_references(model: nn.Module, replaced: Mapping[str, nn.Module]) -> list[str]:
+    """One sentence for every attribute, unknown to torch as a child, that holds what is going to be replaced."""
+    place_of = {
+        part: ".".join(filter(None, (name, inner)))
+        for name, module in replaced.items()
+        for inner, part in module.named_modules()
+    }
+    found, registered = [], set(model.modules())
+    for name, module in model.named_modules():
+        if module in place_of:
+            continue
+        for attribute, value in vars(module).items():
+            if attribute == "_modules":
+                continue
+            places = [place_of[held] for held in _held(value, registered, set()) if held in place_of]
+            if places:
+                found.append(
+                    f"{name or '(the model)'} ({type(module).__name__}): its plain attribute {attribute!r} holds "
+                    f"{' and '.join(dict.fromkeys(places))}, and would keep the dense layer; use an nn.ModuleList or "
+                    "ModuleDict, or remove it"
+                )
+    return found
+
+
+def _held(value: object, registered: set[nn.Module], seen: set[int]) -> Iterator[nn.Module]:
+    """The modules in a value, and in the collections, methods, partial functions and unknown modules it is made of."""
+    if id(value) in seen:
+        return
+    parts: Iterable[object] = ()
+    if isinstance(value, nn.Module):
+        yield value
+        parts = () if value in registered else (vars(value),)
+    elif isinstance(value, dict):
+        parts = (*value, *value.values())
+    elif isinstance(value, (list, tuple, set, frozenset, deque)):
+        parts = value
+    elif isinstance(value, MethodType):
+        parts = (value.__self__,)
+    elif isinstance(value, functools.partial):
+        parts = (value.func, *value.args, *value.keywords.values())
+    else:
+        return
+    seen.add(id(value))
+    for part in parts:
+        yield from _held(part, registered, seen)
 
 
 def _is_plain(parameter: nn.Parameter) -> bool:

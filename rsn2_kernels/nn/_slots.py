@@ -2,90 +2,30 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import functools
+from collections.abc import Callable, Sequence
 from numbers import Integral
-from operator import is_not
+from typing import ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from rsn2_kernels.nn._active import active_slots
+from rsn2_kernels.nn._parameters import SlotParameters as SlotParameters
+
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
-class SlotParameters(nn.ParameterList):
-    """One Parameter per slot, each a view of its part of a flat tensor. The layer saves and loads that one itself."""
+def changes_what_is_held(method: Callable[_P, _R]) -> Callable[_P, _R]:
+    """Run a method outside of inference mode, whose tensors could not be trained later, and without a graph."""
 
-    def __init__(self, parameters: Iterable[nn.Parameter]) -> None:
-        super().__init__(parameters)
-        self._own = tuple(self._parameters.values())
-        self._addresses = [parameter.data_ptr() for parameter in self]
+    @functools.wraps(method)
+    def run(*args: _P.args, **kwargs: _P.kwargs) -> _R:
+        with torch.inference_mode(False), torch.no_grad():
+            return method(*args, **kwargs)
 
-    def tie(self, parts: Sequence[Tensor]) -> None:
-        """Let the Parameters view ``parts``, one per slot."""
-        for parameter, part in zip(self._parameters.values(), parts, strict=True):
-            assert parameter is not None
-            parameter.data = part
-        self._own = tuple(self._parameters.values())
-        self._addresses = [part.data_ptr() for part in parts]
-
-    def trainable(self) -> tuple[list[Tensor], list[int]]:
-        """The Parameters that want a gradient now, and their slots.
-
-        Raises:
-            RuntimeError: one of those that may train has been given other memory (``parameter.data = ...``, as
-                ``torch.nn.utils.vector_to_parameters`` does), so that the layer would not see it.
-        """
-        rows = list(self._parameters.values())
-        # One comparison for all of them: of a hundred slots, a check one by one would cost as much as a small product.
-        if not torch.compiler.is_compiling():
-            if [0 if row is None else row.data_ptr() for row in rows] != self._addresses:
-                self._refuse_moved(rows)
-        if not torch.is_grad_enabled():
-            return [], []
-        slots = [slot for slot, row in enumerate(rows) if row is not None and row.requires_grad]
-        return [rows[slot] for slot in slots], slots  # type: ignore[misc]  # those that are None are left out
-
-    def _refuse_moved(self, rows: Sequence[Tensor | None]) -> None:
-        for slot, (row, address) in enumerate(zip(rows, self._addresses, strict=True)):
-            if row is not None and row.requires_grad and row.data_ptr() != address:
-                raise RuntimeError(
-                    f"the Parameter of slot {slot} does not view the layer's memory any more, since its .data was "
-                    "replaced; copy into it instead (parameter.copy_ under torch.no_grad)"
-                )
-
-    def were_replaced(self) -> bool:
-        """Whether others stand in for the Parameters, as within ``torch.func.functional_call``.
-
-        Not while exporting, where all tensors are replaced by their likes, and the flat one is the truth.
-        """
-        return not torch.compiler.is_exporting() and any(map(is_not, self._parameters.values(), self._own))
-
-    def checked(self, parts: Sequence[Tensor]) -> list[Tensor]:
-        """The Parameters or what stands in for them, of the shapes and dtype of ``parts``."""
-        found = list(self._parameters.values())
-        for slot, (given, part) in enumerate(zip(found, parts, strict=True)):
-            if given is None or given.shape != part.shape or given.dtype != part.dtype:
-                came = None if given is None else f"{given.dtype} {list(given.shape)}"
-                raise ValueError(
-                    f"what replaces the Parameter of slot {slot} must be {part.dtype} {list(part.shape)}, got {came}"
-                )
-        return [given for given in found if given is not None]
-
-    def resize(self, count: int, like: Tensor) -> None:
-        """Keep the first ``count``, append empty ones that are missing; to be tied afterwards."""
-        for parameter in self:
-            parameter.grad = None
-        while len(self) > count:
-            self._size -= 1
-            del self._parameters[str(self._size)]
-        while len(self) < count:
-            self.append(nn.Parameter(like.new_empty(0)))
-
-    def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
-        return
-
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        return
+    return run
 
 
 class SlotModule(nn.Module):
@@ -104,7 +44,8 @@ class SlotModule(nn.Module):
 
     def __init__(self, num_slots: int | Sequence[str]) -> None:
         super().__init__()
-        if not isinstance(num_slots, int) and (isinstance(num_slots, str) or not isinstance(num_slots, Sequence)):
+        is_list = isinstance(num_slots, Sequence) and not isinstance(num_slots, str)
+        if not isinstance(num_slots, int) and not (is_list and all(isinstance(name, str) for name in num_slots)):
             raise TypeError(f"{type(self).__name__}: num_slots must be an int or a list of names, got {num_slots!r}")
         names = [] if isinstance(num_slots, int) else list(num_slots)
         count = num_slots if isinstance(num_slots, int) else len(names)
@@ -114,7 +55,7 @@ class SlotModule(nn.Module):
             )
         self.num_slots = count
         self.slot_names = names
-        self.register_buffer("slot_map", None, persistent=False)
+        self.slot_map = None
         self._frozen: set[int] = set()
 
     def slot_index(self, slot: int | str) -> int:
@@ -170,6 +111,11 @@ class SlotModule(nn.Module):
     def is_frozen(self, slot: int | str) -> bool:
         return self.slot_index(slot) in self._frozen
 
+    @property
+    def frozen(self) -> Tensor:
+        """Bool ``[T]``: which slots are frozen, as in a ``state_dict``."""
+        return torch.tensor([slot in self._frozen for slot in range(self.num_slots)], dtype=torch.bool)
+
     def freeze(self, slot: int | str) -> None:
         """Nothing of this slot changes any more: no gradient, no running statistics, no claim or release."""
         number = self.slot_index(slot)
@@ -177,14 +123,30 @@ class SlotModule(nn.Module):
             parameter.requires_grad_(False)
             parameter.grad = None
         self._frozen.add(number)
+        self._tell_frozen()
 
     def thaw(self, slot: int | str) -> None:
         """Let a frozen slot train again."""
         number = self.slot_index(slot)
         self._frozen.discard(number)
+        self._tell_frozen()
         for parameter in self.parameters_of(number):
             parameter.requires_grad_(True)
 
+    def _tell_frozen(self) -> None:
+        for child in self.children():
+            if isinstance(child, SlotParameters):
+                child.frozen = frozenset(self._frozen)
+
+    def requires_grad_(self, requires_grad: bool = True) -> SlotModule:
+        """As in any module, but for frozen slots, which only :meth:`thaw` lets train again."""
+        super().requires_grad_(requires_grad)
+        for slot in self._frozen:
+            for parameter in self.parameters_of(slot):
+                parameter.requires_grad_(False)
+        return self
+
+    @changes_what_is_held
     def add_slot(self, name: str | None = None) -> int:
         """Append a slot and return its number. Existing Parameters stay the same objects."""
         if (name is None) == bool(self.slot_names) and self.num_slots:
@@ -202,8 +164,11 @@ class SlotModule(nn.Module):
     def _append_slot(self) -> None:
         raise NotImplementedError
 
-    def _frozen_flags(self) -> Tensor:
-        return torch.tensor([slot in self._frozen for slot in range(self.num_slots)], dtype=torch.bool)
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> SlotModule:
+        super()._apply(fn, recurse)
+        if self.slot_map is not None:
+            self.slot_map = moved_numbers(fn, self.slot_map)
+        return self
 
     def _set_frozen_flags(self, flags: Tensor) -> None:
         self._frozen = {slot for slot in self._frozen if slot < len(flags)}
@@ -212,6 +177,7 @@ class SlotModule(nn.Module):
                 self.freeze(slot)
             elif slot in self._frozen:
                 self.thaw(slot)
+        self._tell_frozen()
 
 
 def slot_modules(model: nn.Module) -> dict[str, SlotModule]:
@@ -230,6 +196,16 @@ def check_slot_state(layer: SlotModule, given: dict[str, Tensor]) -> list[str]:
     if slot_map is not None and (slot_map.dim() != 1 or slot_map.dtype != torch.int64):
         found.append(f"slot_map must be int64 [tasks], got {slot_map.dtype} {list(slot_map.shape)}")
     return found
+
+
+def moved_numbers(fn: Callable[[Tensor], Tensor], numbers: Tensor) -> Tensor:
+    """What ``fn`` of :meth:`torch.nn.Module._apply` makes of whole numbers that describe a layer.
+
+    They follow to its device only: they keep their dtype where weights get another, their values where these are left
+    undefined (``to_empty``), and the memory that they have where there are no weights (the meta device).
+    """
+    device = fn(numbers[:0]).device
+    return numbers if device.type == "meta" else numbers.to(device)
 
 
 def taken_from(given: Tensor, present: Tensor, as_given: bool) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor
 from rsn2_kernels import formats
 from rsn2_kernels.formats import SeededBase
 from rsn2_kernels.formats.base import INITIALIZERS
+from rsn2_kernels.nn._optimizers import note_change
 from rsn2_kernels.nn._slots import check_slot_state, taken_from
 
 if TYPE_CHECKING:
@@ -31,7 +32,8 @@ def decode_seed(encoded: Tensor) -> SeededBase:
 
 def save(layer: TaskLayer, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
     """Add the layer's tensors to ``destination``."""
-    state = {"values": layer.flat_values, "positions": layer.positions, "frozen": layer._frozen_flags()}
+    layer._check_memory()
+    state = {"values": layer.flat_values, "positions": layer.positions, "frozen": layer.frozen}
     if layer.flat_bias is not None:
         state["bias"] = layer.flat_bias
     if layer.base_seed is not None:
@@ -51,24 +53,36 @@ def save(layer: TaskLayer, destination: dict[str, Tensor], prefix: str, keep_var
 
 _REQUIRED = ("values", "positions", "frozen")
 _OPTIONAL = ("bias", "base_seed", "base_weight", "base_bias", "slot_map", "reads")
+_FLOATS = ("values", "bias", "base_weight", "base_bias")
 NAMES = (*_REQUIRED, *_OPTIONAL)
 
 
 def load(layer: TaskLayer, state: dict[str, Tensor], prefix: str, as_given: bool, missing: list[str],
-         errors: list[str]) -> None:  # fmt: skip
+         unexpected: list[str], errors: list[str]) -> None:  # fmt: skip
     """Take the layer's tensors out of ``state``; slots may own other counts than now, and there may be more or fewer.
 
     They get the layer's device and dtype, or keep their own (``as_given``, what ``assign=True`` asks for). Everything
-    is checked before anything is changed.
+    is checked before anything is changed. Where only what claims to come start from is absent, the layer keeps its own
+    and takes the rest, as torch's modules do, which are not told whether a missing key is an error.
     """
     given = {name: state[prefix + name] for name in NAMES if prefix + name in state}
     absent = [name for name in _REQUIRED if name not in given]
     if layer.flat_bias is not None and "bias" not in given:
         absent.append("bias")
-    if "base_seed" not in given and "base_weight" not in given:
-        absent.append("base_seed")
+    base = [] if "base_seed" in given or "base_weight" in given else [_name_of_base(layer)]
+    missing.extend(prefix + name for name in absent + base)
     if absent:
-        missing.extend(prefix + name for name in absent)
+        unexpected.extend(prefix + name for name in given)  # none of them can be taken without those
+        return
+    if layer.flat_values.is_meta and not as_given:
+        errors.append(
+            f"{prefix}: the layer is on the meta device, where nothing can be copied to; pass assign=True, or move it "
+            "first (to_empty)"
+        )
+        return
+    without = [name for name, tensor in given.items() if tensor.is_meta and not (as_given and name in _FLOATS)]
+    if without:
+        errors.append(f"{prefix}: {', '.join(without)} have no numbers to be loaded, being on the meta device")
         return
     found = formats.problems(given["values"], given["positions"])
     if not found:
@@ -90,6 +104,10 @@ def load(layer: TaskLayer, state: dict[str, Tensor], prefix: str, as_given: bool
         errors.extend(f"{prefix}: {problem}" for problem in found)
         return
     _assign(layer, given, num_slots, as_given)
+
+
+def _name_of_base(layer: TaskLayer) -> str:
+    return "base_seed" if layer.base_weight is None else "base_weight"
 
 
 def _is_float(tensor: Tensor, shape: tuple[int, ...]) -> bool:
@@ -126,15 +144,32 @@ def _assign(layer: TaskLayer, given: dict[str, Tensor], num_slots: int, as_given
         layer.flat_bias = taken_from(given["bias"], layer.flat_bias, as_given).contiguous()
     layer.num_slots = num_slots
     torch.autograd.graph.increment_version(layer.flat_values)
-    layer.flat_values = values
-    layer.positions = given["positions"].detach().to(values.device, copy=True)
+    before, layer.flat_values = layer.positions, values
+    where = layer.positions.device if values.is_meta else values.device
+    layer.positions = given["positions"].detach().to(where, copy=True)
     layer.index = layer._derive_index(layer.positions)
-    layer.base_seed = decode_seed(given["base_seed"]) if "base_seed" in given else None
+    if "base_seed" in given or "base_weight" in given:
+        layer.base_seed = decode_seed(given["base_seed"]) if "base_seed" in given else None
+        layer.base_weight = layer.base_bias = None
+    layer.slot_map = None
     for name in ("base_weight", "base_bias", "slot_map"):
-        setattr(layer, name, taken_from(given[name], values, as_given) if name in given else None)
+        if name in given:
+            setattr(layer, name, taken_from(given[name], values, as_given))
     layer._tie()
+    note_change(layer.values, _changed(layer, before))
     layer._reads = {}
     layer._set_frozen_flags(given["frozen"])
     for reader, owner in given.get("reads", torch.zeros(0, 2)).tolist():
         layer._reads[int(reader)] = (*layer._reads.get(int(reader), ()), int(owner))
     layer._refresh_frozen()
+
+
+def _changed(layer: TaskLayer, before: Tensor) -> list[int]:
+    """The slots that owned other weights by the positions of ``before``."""
+    now = layer.positions.to(before.device)
+    common = min(layer.num_slots, formats.shape_of(before)[0])
+    return [
+        slot
+        for slot in range(layer.num_slots)
+        if slot >= common or not torch.equal(formats.segment(now, slot), formats.segment(before, slot))
+    ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -13,9 +13,9 @@ from torch.optim import Optimizer
 from rsn2_kernels import formats
 from rsn2_kernels.formats import CapacityError
 from rsn2_kernels.nn import _state
-from rsn2_kernels.nn._optimizers import check_state, move_state
-from rsn2_kernels.nn._slots import check_range
-from rsn2_kernels.nn._storage import Storage
+from rsn2_kernels.nn._optimizers import check_state, move_state, note_change
+from rsn2_kernels.nn._reading import ReadingStorage
+from rsn2_kernels.nn._slots import changes_what_is_held, check_range
 from rsn2_kernels.ops._checks import check_slots
 
 _Combine = Callable[[Tensor, Tensor], Tensor]
@@ -27,13 +27,17 @@ def _moved(combine: _Combine, zeros: Tensor, order: Tensor, state: Tensor) -> Te
     return combine(state, zeros.to(state.dtype))[order]
 
 
-class TaskLayer(Storage):
+class TaskLayer(ReadingStorage):
     """A layer whose weights are owned by slots, each weight by one at most (Eq. 3 of the paper).
 
     All values stand in one flat buffer; ``values[t]`` are Parameters that view slot ``t``'s part of it, so that an
     optimizer's step is seen by the operator without a copy, and so are ``bias[t]`` of the ``[T, O]`` bias. They stay
     the same objects through claim, release, ``.to``, ``load_state_dict`` and ``deepcopy`` of other objects: an
-    optimizer made before a claim trains what is claimed later.
+    optimizer made before a claim trains what is claimed later. Only what comes to or from the meta device is new, as in
+    any module.
+
+    Limits: a compiled ``forward`` does not see that a Parameter's ``.data`` was replaced, which is an error otherwise.
+    ``pickle`` writes the flat buffer once for every Parameter, ``torch.save`` once.
 
     Args:
         weight_shape: shape of the layer's weight, ``[O, ...]``.
@@ -57,6 +61,7 @@ class TaskLayer(Storage):
 
     # Changes of ownership.
 
+    @changes_what_is_held
     def claim(self, slot: int | str, mask: Tensor, *, values: Tensor | None = None, gain: float = 1.0,
               optimizer: Optimizer | None = None) -> None:  # fmt: skip
         """Give free weights to a slot, besides what it owns already.
@@ -71,7 +76,8 @@ class TaskLayer(Storage):
 
         Raises:
             ValueError: the mask does not fit, weights are taken (CapacityError), or the slot is frozen.
-            RuntimeError: a backward pass is running, or a live optimizer with state was not passed.
+            RuntimeError: a backward pass is running, a live optimizer with state was not passed, the state of the one
+                passed is of other weights, the layer is on the meta device, or the memory of a Parameter was replaced.
             Nothing is changed then.
         """
         number = self._check_change("claim", slot, mask, optimizer)
@@ -86,6 +92,7 @@ class TaskLayer(Storage):
             )
         self._give({number: (new, start)}, optimizer)
 
+    @changes_what_is_held
     def claim_places(self, claims: Mapping[int, _Places] | Mapping[str, _Places], *,
                      optimizer: Optimizer | None = None) -> None:  # fmt: skip
         """Give free weights to several slots at once: what ``claim`` does for each, but indices are derived once.
@@ -145,6 +152,7 @@ class TaskLayer(Storage):
         kind = self.flat_values.dtype
         return self.base.at(places, kind) if gain == 1 else (self.base.at(places, torch.float64) * gain).to(kind)
 
+    @changes_what_is_held
     def release(self, slot: int | str, mask: Tensor | None = None, *, optimizer: Optimizer | None = None) -> None:
         """Make weights of a slot free again: those of ``mask`` (bool, shape of the weight), or all.
 
@@ -167,9 +175,6 @@ class TaskLayer(Storage):
         combine: _Combine = lambda kept, fresh: torch.cat([kept[~gone], fresh])  # noqa: E731
         self._replace({number: (old[~gone], combine, start)}, optimizer)
 
-    def _label(self, slot: int) -> str:
-        return repr(self.slot_names[slot]) if self.slot_names else str(slot)
-
     def _check_change(self, what: str, slot: int | str, mask: Tensor | None, optimizer: Optimizer | None) -> int:
         number = self.slot_index(slot)
         if torch._C._current_graph_task_id() != -1:
@@ -182,6 +187,12 @@ class TaskLayer(Storage):
             )
         if number in self._frozen:
             raise ValueError(f"{what}: slot {self._label(number)} is frozen; thaw it first")
+        if self.flat_values.is_meta:
+            raise RuntimeError(
+                f"{what}: the layer is on the meta device, where it has no values; load a state with assign=True, or "
+                "move it (to_empty) and load one"
+            )
+        self._check_memory()
         check_state(what, self.values[number], optimizer)
         return number
 
@@ -207,72 +218,12 @@ class TaskLayer(Storage):
         for slot in changes:
             self.values[slot].grad = None
         self._tie()
-
-    def _encoded(self, indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The segment of a slot that owns ``indices``, in any order, and the order of its values among them."""
-        packed = self._to_packed(indices)
-        ranking = None if bool((packed[1:] > packed[:-1]).all()) else packed.argsort()
-        flat = packed if ranking is None else packed[ranking]
-        words, order = formats.encode_slot(flat, self.weight_shape[0], self._num_columns())
-        return words, order if ranking is None else ranking[order]
-
-    def read(self, slot: int | str, owners: Sequence[int | str]) -> None:
-        """Let the rows of ``slot`` also read the weights of other, frozen slots, without gradients to them.
-
-        This is how PackNet and ExSSNeT use earlier tasks' weights. An empty list ends it. The copy that the kernels
-        read is made here; owners must be frozen, so that it stays true.
-        """
-        number = self.slot_index(slot)
-        numbers = tuple(sorted({self.slot_index(owner) for owner in owners}))
-        if number in self._frozen:
-            raise ValueError(
-                f"read: slot {self._label(number)} is frozen, so that what it reads cannot change; thaw it first"
-            )
-        for owner in numbers:
-            if owner == number or owner not in self._frozen:
-                raise ValueError(f"read: slot {self._label(owner)} must be another, frozen slot to be read")
-        self._reads[number] = numbers
-        self._refresh_frozen()
-
-    def reads(self, slot: int | str) -> tuple[int, ...]:
-        """The other slots whose weights the rows of ``slot`` read, ascending; see :meth:`read`."""
-        return self._reads.get(self.slot_index(slot), ())
-
-    def thaw(self, slot: int | str) -> None:
-        number = self.slot_index(slot)
-        readers = [self._label(reader) for reader, owners in self._reads.items() if number in owners]
-        if readers:
-            raise ValueError(
-                f"thaw: slot {self._label(number)} is read by slot {', '.join(readers)}, so that it must stay frozen"
-            )
-        super().thaw(slot)
-
-    def add_slot(self, name: str | None = None) -> int:
-        number = super().add_slot(name)
-        self._refresh_frozen()  # it has a part for every slot
-        return number
-
-    def _refresh_frozen(self) -> None:
-        self._reads = {reader: owners for reader, owners in self._reads.items() if owners}
-        if not self._reads:
-            self.frozen_values = self.frozen_positions = self.frozen_index = None
-            return
-        segments, parts = [], []
-        for slot in range(self.num_slots):
-            owners = self._reads.get(slot, ())
-            indices = torch.cat([self.owned(owner) for owner in owners] or [self.positions.new_zeros(0)])
-            values = torch.cat([self.values[owner].detach() for owner in owners] or [self.flat_values[:0]])
-            words, order = self._encoded(indices)
-            segments.append(words)
-            parts.append(values[order])
-        counts = [len(part) for part in parts]
-        self.frozen_positions = formats.join(segments, counts, self.weight_shape[0], self._num_columns())
-        self.frozen_index = self._derive_index(self.frozen_positions)
-        self.frozen_values = torch.cat(parts)
+        note_change(self.values, changes, optimizer)
 
     def _save_to_state_dict(self, destination: dict[str, Tensor], prefix: str, keep_vars: bool) -> None:
         _state.save(self, destination, prefix, keep_vars)
 
+    @changes_what_is_held
     def _load_from_state_dict(
         self,
         state_dict: dict[str, Tensor],
@@ -284,7 +235,7 @@ class TaskLayer(Storage):
         error_msgs: list[str],
     ) -> None:
         as_given = bool(local_metadata.get("assign_to_params_buffers", False))
-        _state.load(self, state_dict, prefix, as_given, missing_keys, error_msgs)
+        _state.load(self, state_dict, prefix, as_given, missing_keys, unexpected_keys, error_msgs)
         known = {prefix + name for name in _state.NAMES}
         own = ("values.", "bias.")
         for key in state_dict:

@@ -10,8 +10,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from rsn2_kernels.nn._gather import runs
-from rsn2_kernels.nn._rows import RowLayer
+from rsn2_kernels.nn._rows import RowLayer, joined
 from rsn2_kernels.nn._slots import is_host_known
+
+
+def _laid_out_as(x: Tensor, y: Tensor) -> Tensor:
+    """``y`` in the memory format that ``batch_norm`` gives the result for ``x``."""
+    if x.is_contiguous() or x.dim() != 4 or not x.stride(1) < x.stride(3) <= x.stride(2):
+        return y
+    return y.contiguous(memory_format=torch.channels_last)
 
 
 class _TaskBatchNorm(RowLayer):
@@ -72,7 +79,9 @@ class _TaskBatchNorm(RowLayer):
             wanted = " or ".join(f"[B, {self.num_features}{', *' * (dims - 2)}]" for dims in self.allowed_dims)
             raise ValueError(f"{type(self).__name__}: x must be float {wanted}, got {x.dtype} {list(x.shape)}")
         slots = self._checked_slots(slots, x)
-        if self.running_mean is not None and (not self.training or (slots.dim() == 1 and len(slots) == 0)):
+        if slots.dim() == 1 and x.shape[0] == 0:
+            return self._of_no_rows(x, slots)
+        if self.running_mean is not None and not self.training:
             return self._with_running_statistics(x, slots)
         if is_host_known(slots):
             return self._slot_by_slot(x, slots)
@@ -87,33 +96,24 @@ class _TaskBatchNorm(RowLayer):
         var = self.running_var.index_select(0, slots.reshape(-1)).reshape(-1)
         if slots.dim() == 0:
             return F.batch_norm(x, mean, var, weight, bias, False, 0.0, self.eps)
-        if x.shape[0] == 0:
-            return x if weight is None else x * weight.reshape(*x.shape[:2], *[1] * (x.dim() - 2))
         # One row with the channels of all rows: the same kernel, with every row's own statistics.
         wide = x.reshape(1, -1, *x.shape[2:])
         weight, bias = (None if row is None else row.reshape(-1) for row in (weight, bias))
-        return F.batch_norm(wide, mean, var, weight, bias, False, 0.0, self.eps).reshape(x.shape)
+        return _laid_out_as(x, F.batch_norm(wide, mean, var, weight, bias, False, 0.0, self.eps).reshape(x.shape))
 
     def _slot_by_slot(self, x: Tensor, slots: Tensor) -> Tensor:
         """The slots that are present, one after another: each has the bits that it has alone."""
         if slots.dim() == 0:
             return self._one(x, int(slots), self._rows("weight", slots), self._rows("bias", slots))
-        order = slots.argsort(stable=True)
-        present, counts = slots[order].unique_consecutive(return_counts=True)
-        weights, biases = self._rows("weight", present), self._rows("bias", present)
-        parts = x[order].split(counts.tolist())
+        parts, order = self._by_slot(x, slots)
         if self.training and self.running_mean is not None:  # all of them can be computed, or nothing is changed
-            for slot, part in zip(present.tolist(), parts, strict=True):
-                if slot not in self._frozen and part.numel() == self.num_features:
+            for part in parts:
+                if part.slot not in self._frozen and part.x.numel() == self.num_features:
                     raise ValueError(
                         f"{type(self).__name__}: x must have more than one value per channel of each slot in training, "
-                        f"got one of slot {slot}"
+                        f"got one of slot {part.slot}"
                     )
-        results = [
-            self._one(part, slot, None if weights is None else weights[i], None if biases is None else biases[i])
-            for i, (slot, part) in enumerate(zip(present.tolist(), parts, strict=True))
-        ]
-        return torch.cat(results)[order.argsort()]
+        return joined([self._one(part.x, part.slot, part.weight, part.bias) for part in parts], order)
 
     def _one(self, x: Tensor, slot: int, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         if self.running_mean is None or self.running_var is None:
@@ -179,7 +179,7 @@ class _TaskBatchNorm(RowLayer):
         scale = scale if weight is None else scale * weight
         y = (flat - mean.index_select(0, slots)[:, :, None]) * scale[:, :, None]
         y = y if bias is None else y + bias[:, :, None]
-        return y.to(x.dtype).reshape(x.shape)
+        return _laid_out_as(x, y.to(x.dtype).reshape(x.shape))
 
     def extra_repr(self) -> str:
         return (
@@ -192,14 +192,13 @@ class TaskBatchNorm2d(_TaskBatchNorm):
     """``torch.nn.BatchNorm2d`` with running statistics and an affine transformation per slot.
 
     In training, the statistics of a batch are computed over the rows of each slot: a slot learns what it would learn
-        alone. A
-    *frozen* slot normalises with its running statistics and never changes them, in train mode too, so that a finished
-    task computes the same whatever the mode is. Without running statistics (``track_running_stats=False``) every slot
-    always uses those of its own rows.
+    alone. A *frozen* slot normalises with its running statistics and never changes them, in train mode too, so that a
+    finished task computes the same whatever the mode is. Without running statistics (``track_running_stats=False``)
+    every slot always uses those of its own rows.
 
-    On the CPU a mixed batch has the bits of the tasks run one by one. Traced by ``torch.compile``, or on a GPU, the
-    training statistics of a mixed batch are sums of another order, and a slot with one value per channel, which is an
-    error otherwise, keeps its variance unscaled.
+    On the CPU a mixed batch has the bits of the tasks run one by one; ``channels_last`` is kept everywhere. Traced by
+    ``torch.compile``, or on a GPU, the training statistics of a mixed batch are sums of another order, and a slot with
+    one value per channel, which is an error otherwise, keeps its variance unscaled.
 
     Gradients reach the trainable slots; one without a row gets zeros.
     """

@@ -64,6 +64,8 @@ class Conversion:
             them).
         num_parameters: how many numbers its Parameters had.
         num_buffer_values: how many its buffers had.
+        was_frozen: whether some of its Parameters did not require a gradient. What slots claim or copy of them trains
+            all the same, until ``freeze(slot)``.
     """
 
     name: str
@@ -72,6 +74,12 @@ class Conversion:
     kind: str
     num_parameters: int
     num_buffer_values: int
+    was_frozen: bool = False
+
+    @property
+    def thaws(self) -> bool:
+        """Whether slots train what was frozen before."""
+        return self.was_frozen and self.kind in ("claimed", "per slot")
 
 
 _MEANING = {
@@ -105,8 +113,8 @@ class ConversionReport:
 
     def __str__(self) -> str:
         head = ("module", "was", "became", "parameters", "buffers", "kind")
-        rows = [(e.name or "(the model)", e.was, e.became, f"{e.num_parameters:,}", f"{e.num_buffer_values:,}", e.kind)
-                for e in self.entries]  # fmt: skip
+        rows = [(e.name or "(the model)", e.was, e.became, f"{e.num_parameters:,}", f"{e.num_buffer_values:,}",
+                 f"{e.kind}, was frozen" if e.thaws else e.kind) for e in self.entries]  # fmt: skip
         widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
         lines = []
         for row in (head, *rows):
@@ -121,6 +129,9 @@ class ConversionReport:
             if found:
                 parameters, buffers = sum(e.num_parameters for e in found), sum(e.num_buffer_values for e in found)
                 lines.append(f"{len(found)} {kind} ({parameters:,} parameters, {buffers:,} in buffers): {meaning}")
+        thawed = sum(e.thaws for e in self.entries)
+        if thawed:
+            lines.append(f"{thawed} WERE FROZEN: slots train what they claim or copy of these, until freeze(slot)")
         lines.append(
             f"{len(rows)} modules, {self.num_parameters:,} parameters and {self.num_buffer_values:,} numbers in buffers"
         )
@@ -134,7 +145,9 @@ def convert_(model: nn.Module, num_slots: int | Sequence[str], *, where: Callabl
     ``Linear``, ``Conv1d``, ``Conv2d`` become task layers whose base weights are the model's (all free until claimed);
     ``BatchNorm1d``, ``BatchNorm2d``, ``LayerNorm``, ``GroupNorm`` get a copy per slot; ``MultiheadAttention`` becomes
     :class:`~rsn2_kernels.nn.TaskMultiheadAttention`, and the transformer layers of ``torch.nn`` always call their
-    children; ``Embedding`` is shared and frozen, or gets a table per slot.
+    children; ``Embedding`` is shared and frozen, or gets a table per slot. What a slot claims or copies trains, also
+    where the model's own Parameters were frozen (the report says which were): ``freeze(slot)`` ends that, and ``where``
+    keeps a module as it is.
 
     Args:
         model: changed in place.
@@ -149,8 +162,9 @@ def convert_(model: nn.Module, num_slots: int | Sequence[str], *, where: Callabl
 
     Raises:
         ConversionError: (a ValueError) lists the modules that stand in the way: tied weights, one module at several
-            places, parametrizations, lazy or quantized modules, already converted layers, and modules with parameters
-            of their own that have no task version and are not excluded by ``where``. Nothing is changed then.
+            places, parametrizations, lazy or quantized modules, already converted layers, modules with parameters of
+            their own that have no task version and are not excluded by ``where``, and plain attributes (a list, say)
+            that hold a layer to be replaced, since ``forward`` might go on with the old one. Nothing is changed then.
         ValueError, TypeError: an argument is not what it should be.
 
     A mixed batch takes the first dimension of what reaches a layer for its rows (transformer layers with
@@ -168,7 +182,9 @@ def convert_(model: nn.Module, num_slots: int | Sequence[str], *, where: Callabl
         conversions[nn.Embedding] = TaskEmbedding
     units = list(_units(model))
     wanted = {name for name, module in units if where is None or where(name, module)}
+    replaced = {name: module for name, module in units if name in wanted and type(module) in conversions}
     found = _obstacles.find(model, units, wanted, tuple({**conversions, nn.Embedding: None}))
+    found += _obstacles.plain_references(model, replaced)
     if found:
         raise ConversionError(found)
 
@@ -177,7 +193,7 @@ def convert_(model: nn.Module, num_slots: int | Sequence[str], *, where: Callabl
     for name, module in units:
         new: nn.Module = module
         kind = "shared"
-        if name in wanted and type(module) in conversions:
+        if name in replaced:
             new = conversions[type(module)].from_dense(module, num_slots=num_slots)
             new.train(module.training)
             kind = "claimed" if isinstance(new, _CLAIMED) else "per slot"
@@ -186,7 +202,8 @@ def convert_(model: nn.Module, num_slots: int | Sequence[str], *, where: Callabl
             kind = "frozen"
         parameters, buffers = _own_tensors(module)
         entries.append(Conversion(name, type(module).__name__, type(new).__name__, kind,
-                                  _count(parameters), _count(buffers)))  # fmt: skip
+                                  _count(parameters), _count(buffers),
+                                  not all(p.requires_grad for p in parameters)))  # fmt: skip
     for name, old, new in made:
         for hooks in _HOOKS:
             setattr(new, hooks, getattr(old, hooks))

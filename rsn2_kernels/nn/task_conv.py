@@ -12,16 +12,10 @@ from torch import Tensor, nn
 
 from rsn2_kernels import ops
 from rsn2_kernels.formats import SeededBase, StoredBase, draw_seed
+from rsn2_kernels.nn._arguments import check_padding, check_values, number, numbers
 from rsn2_kernels.nn._store import TaskLayer
 
 _PADDING_MODES = {"zeros": "constant", "reflect": "reflect", "replicate": "replicate", "circular": "circular"}
-
-
-def _as_tuple(name: str, value: int | Sequence[int], dims: int) -> tuple[int, ...]:
-    numbers = (value,) * dims if isinstance(value, int) else tuple(value)
-    if len(numbers) != dims:
-        raise ValueError(f"{name} must be a number or {dims} numbers, got {value!r}")
-    return numbers
 
 
 class _TaskConv(TaskLayer):
@@ -49,19 +43,25 @@ class _TaskConv(TaskLayer):
         device: torch.device | str | None = None,
         dtype: torch.dtype | None = None,
     ) -> None:
+        kind = type(self).__name__
         if padding_mode not in _PADDING_MODES:
-            raise ValueError(f"padding_mode must be one of {sorted(_PADDING_MODES)}, got {padding_mode!r}")
-        if groups < 1 or in_channels % groups or out_channels % groups:
+            raise ValueError(f"{kind}: padding_mode must be one of {sorted(_PADDING_MODES)}, got {padding_mode!r}")
+        self.in_channels = in_channels = number(kind, "in_channels", in_channels)
+        self.out_channels = out_channels = number(kind, "out_channels", out_channels)
+        self.groups = groups = number(kind, "groups", groups)
+        if in_channels % groups or out_channels % groups:
             raise ValueError(
-                f"groups must divide in_channels {in_channels} and out_channels {out_channels}, got {groups}"
+                f"{kind}: groups must divide in_channels {in_channels} and out_channels {out_channels}, got {groups}"
             )
-        self.in_channels, self.out_channels, self.groups = in_channels, out_channels, groups
-        self.kernel_size = _as_tuple("kernel_size", kernel_size, self.dims)
-        self.stride = _as_tuple("stride", stride, self.dims)
-        self.dilation = _as_tuple("dilation", dilation, self.dims)
-        self.padding = padding if isinstance(padding, str) else _as_tuple("padding", padding, self.dims)
+        self.kernel_size = numbers(kind, "kernel_size", kernel_size, self.dims)
+        self.stride = numbers(kind, "stride", stride, self.dims)
+        self.dilation = numbers(kind, "dilation", dilation, self.dims)
+        if isinstance(padding, str):
+            check_padding(kind, padding, self.stride)
+        self.padding = padding if isinstance(padding, str) else numbers(kind, "padding", padding, self.dims, least=0)
         self.padding_mode, self.activation = padding_mode, activation
         shape = (out_channels, in_channels // groups, *self.kernel_size)
+        check_values(kind, shape, base, base_bias, activation, dtype)
         base = base or SeededBase(draw_seed(), "uniform", math.prod(shape[1:]) ** -0.5)
         super().__init__(shape, num_slots, bias, base, base_bias, device, dtype or torch.get_default_dtype())
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from rsn2_kernels import ops
 from rsn2_kernels.formats import SeededBase, StoredBase, draw_seed
+from rsn2_kernels.nn._arguments import check_values, number
 from rsn2_kernels.nn._store import TaskLayer
 
 
@@ -18,6 +19,9 @@ class TaskLinear(TaskLayer):
 
     All weights are free at first. ``claim(slot, mask)`` gives some to a slot, with the base weights as starting values;
     a row of the batch is multiplied by the weights of its own slot only, at the cost of these alone.
+
+    A program made by ``torch.export`` is for computing, not for training: what is saved and loaded reads a copy of all
+    values and biases, so that an optimizer over its Parameters, which do get gradients, changes nothing.
 
     Args:
         in_features: ``I``.
@@ -33,10 +37,10 @@ class TaskLinear(TaskLayer):
     def __init__(self, in_features: int, out_features: int, bias: bool = True, *, num_slots: int | Sequence[str],
                  base: SeededBase | StoredBase | None = None, base_bias: Tensor | None = None, activation: str = "none",
                  device: torch.device | str | None = None, dtype: torch.dtype | None = None) -> None:  # fmt: skip
+        in_features = number("TaskLinear", "in_features", in_features)
+        out_features = number("TaskLinear", "out_features", out_features)
+        check_values("TaskLinear", (out_features, in_features), base, base_bias, activation, dtype)
         self.in_features, self.out_features, self.activation = in_features, out_features, activation
-        for name, size in (("in_features", in_features), ("out_features", out_features)):
-            if isinstance(size, bool) or not isinstance(size, int) or size < 1:
-                raise ValueError(f"TaskLinear: {name} must be a positive int, got {size!r}")
         base = base or SeededBase(draw_seed(), "uniform", in_features**-0.5)
         dtype = dtype or torch.get_default_dtype()
         super().__init__((out_features, in_features), num_slots, bias, base, base_bias, device, dtype)

@@ -57,3 +57,16 @@ def test_describing_takes_no_random_numbers() -> None:
 def test_only_layers_are_built(name: str | None) -> None:
     with pytest.raises(ValueError, match="there is no layer"):
         build({"class": name, "arguments": {}})
+
+
+def test_a_layer_without_weights_may_stand_twice():
+    act = nn.ReLU()
+    module = nn.Sequential(act, nn.Linear(3, 3), act, nn.Linear(3, 2))
+    again = build(describe(module))
+    assert [type(child) for child in again] == [nn.ReLU, nn.Linear, nn.ReLU, nn.Linear]
+
+
+def test_a_layer_with_weights_may_not():
+    layer = nn.Linear(3, 3)
+    with pytest.raises(NotDescribableError, match="a layer with weights stands in the torch.nn.Sequential twice"):
+        describe(nn.Sequential(layer, nn.ReLU(), layer))

@@ -268,3 +268,52 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkey
     assert (tmp_path / "net").read_bytes() == before and [f.name for f in tmp_path.iterdir()] == ["net"]
     with pytest.raises(OSError, match="save: could not write .*missing"):
         net.save(tmp_path / "missing" / "net")
+
+
+def test_a_module_that_stands_twice(tmp_path: Path) -> None:
+    act = nn.Tanh()
+    torch.manual_seed(3)
+    net = rsn2.MultitaskNetwork(nn.Sequential(nn.Linear(6, 16), act, nn.Linear(16, 4), act))
+    net.add_task("a", head=nn.Sequential(nn.Linear(4, 2), act, nn.Linear(2, 2), act))
+    rsn2.claim(net, "a", data(), cross_entropy, 0.3)
+    net.save(tmp_path / "net")
+    again, (x, _) = load(tmp_path / "net"), data()[0]
+    assert torch.equal(net(x, task="a"), again(x, task="a"))
+
+
+def test_what_never_trained_does_not_train_after_loading(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    net = rsn2.MultitaskNetwork(nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 4)))
+    for task in ("a", "b"):
+        pretrained = nn.Linear(6, 6)
+        pretrained.weight.requires_grad_(False)
+        net.add_task(task, stem=pretrained, head=nn.Linear(4, 2), prune_head=True)
+        rsn2.claim(net, task, data(), cross_entropy, 0.3)
+    rsn2.fit(net, "a", data(), data(), cross_entropy, max_epochs=1, progress=False)
+    net.save(tmp_path / "net")
+    again = load(tmp_path / "net")
+    for task in ("a", "b"):
+        assert again.fixed_parameters(task) == net.fixed_parameters(task) == ["stem.weight"]
+    again.thaw("a")
+    for stem in again.stems:
+        assert not stem.weight.requires_grad and stem.bias.requires_grad
+
+
+def test_tasks_that_read_others_are_loaded_with_them(tmp_path: Path) -> None:
+    torch.manual_seed(3)
+    net = rsn2.MultitaskNetwork(nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 2)))
+    for task in ("z", "a", "b", "c"):
+        net.add_task(task)
+    for task in ("z", "a", "b", "c"):
+        if task == "b":
+            rsn2.read_weights(net, "b", "a")
+        rsn2.claim(net, task, data(), cross_entropy, 0.2)
+        rsn2.fit(net, task, data(), data(), cross_entropy, max_epochs=1, progress=False)
+    net.save(tmp_path / "net")
+    x = data()[0][0]
+    for tasks in (["c"], ["a", "b"], ["b", "c", "a"], ["z"]):
+        some = load(tmp_path / "net", tasks=tasks)
+        for task in tasks:
+            assert torch.equal(some(x, task=task), net.eval()(x, task=task)), task
+    with pytest.raises(ValueError, match="load: of layer .* a task reads the weights of slots .1.; load the tasks"):
+        load(tmp_path / "net", tasks=["b", "c"])

@@ -39,6 +39,12 @@ class OrdinaryNetworks(nn.Module):
     def task_layers(self, task: str) -> dict[str, Any]:
         return {}
 
+    def trunk_layers(self) -> dict[str, Any]:
+        return {}
+
+    def own_modules(self, task: str) -> dict[str, nn.Module]:
+        return {f"part {number}": part for number, part in enumerate(self.parts_of(task))}
+
     def parameters_of(self, task: str) -> list[nn.Parameter]:
         return [parameter for part in self.parts_of(task) for parameter in part.parameters()]
 

@@ -19,8 +19,12 @@ def bytes_of_tensors(tensors: Iterable[Tensor]) -> int:
 
 
 def bytes_of_module(module: nn.Module) -> int:
-    """Bytes of all parameters and buffers of a module, shared storage once; gradients are not counted."""
-    return bytes_of_tensors([*module.parameters(), *module.buffers()])
+    """Bytes of all tensors that a module holds, shared storage once; gradients are not counted.
+
+    Parameters, buffers, and plain attributes: what task layers derive and share is neither of the first two.
+    """
+    plain = (value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor))
+    return bytes_of_tensors([*module.parameters(), *module.buffers(), *plain])
 
 
 def bytes_of_gradients(module: nn.Module) -> int:

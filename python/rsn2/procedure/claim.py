@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 
 from rsn2.network import MultitaskNetwork
 from rsn2.procedure.granularity import SINGLE, Granularity, check_granularity, largest_blocks, size_for
-from rsn2.procedure.plan import Keep, Plan, Target, check_capacity, make_plan
+from rsn2.procedure.plan import Keep, Plan, Target, check_capacity, check_patterns, make_plan
 from rsn2.procedure.score import (
     SCORES,
     Batches,
@@ -108,10 +108,11 @@ def claim(net: MultitaskNetwork, tasks: str | Sequence[str], batches: Batches | 
     Warns:
         UserWarning: all scores of a layer are zero, so that the choice says nothing.
     """
-    names = [tasks] if isinstance(tasks, str) else list(tasks)
-    _check_arguments(net, names, mode, score, scope, start)
+    _check_arguments(net, mode, score, scope, start)
     check_granularity(granularity, scope)
-    names = [net.tasks[net.task_number(name)] for name in names]
+    names = names_of(net, "claim", tasks)
+    check_patterns(net, names, "scope", scope)
+    check_patterns(net, names, "granularity", granularity)
     data = by_task("claim", "batches", batches, names)
     losses = losses_by_task("claim", loss_fn, names)
     plan = make_plan(net, names, keep, granularity)
@@ -131,13 +132,18 @@ def claim(net: MultitaskNetwork, tasks: str | Sequence[str], batches: Batches | 
     return report
 
 
-def _check_arguments(
-    net: MultitaskNetwork, tasks: Sequence[str], mode: str, score: Any, scope: str | Mapping[str, str], start: str
-) -> None:
+def names_of(net: MultitaskNetwork, what: str, tasks: str | int | Sequence[str]) -> list[str]:
+    """One task or several, by name or number, as different names."""
+    given = [tasks] if isinstance(tasks, (str, int)) else list(tasks)
+    names = [net.tasks[net.task_number(task)] for task in given]
+    if not names or len(set(names)) != len(names):
+        raise ValueError(f"{what}: tasks must be a name or different names, got {given}")
+    return names
+
+
+def _check_arguments(net: MultitaskNetwork, mode: str, score: Any, scope: str | Mapping[str, str], start: str) -> None:
     if net.closed:
         raise RuntimeError(f"claim: the network gives no more weights away: {net.closed}")
-    if not tasks or len(set(tasks)) != len(tasks):
-        raise ValueError(f"claim: tasks must be a name or different names, got {list(tasks)}")
     if isinstance(scope, Mapping) and not set(scope.values()) <= {"tensor", "row"}:
         raise ValueError(f"claim: scope must give 'tensor' or 'row' for each pattern, got {dict(scope)}")
     whole = "tensor" if isinstance(scope, Mapping) else scope

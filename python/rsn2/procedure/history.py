@@ -29,6 +29,7 @@ class EarlyStopping:
             raise ValueError(f"EarlyStopping: patience must be an int of at least 1, got {self.patience!r}")
         if not 0 <= self.min_delta < math.inf:
             raise ValueError(f"EarlyStopping: min_delta must be at least 0, got {self.min_delta!r}")
+        object.__setattr__(self, "min_delta", float(self.min_delta))  # of NumPy's, a checkpoint could not be read
 
 
 @dataclass

@@ -87,29 +87,44 @@ def check_capacity(plan: Plan) -> None:
             )
 
 
-def share_of(keep: Keep, task: str, layer_name: str, layer: TaskLayer) -> Share:
+def share_of(keep: Keep, task: str, layer_name: str, layer: TaskLayer, *, by_task: bool = True) -> Share:
     """The share that ``keep`` means for one layer of a task."""
     if callable(keep):
         return keep(task, layer_name, layer)
     if not isinstance(keep, Mapping):
         return keep
-    if task in keep:
-        return share_of(keep[task], task, layer_name, layer)
+    if by_task and task in keep:
+        return share_of(keep[task], task, layer_name, layer, by_task=False)
     for pattern, share in keep.items():
         if fnmatchcase(layer_name, pattern):
             return share
     raise ValueError(f"claim: keep says nothing of layer {layer_name} of task {task!r}; its keys are {list(keep)}")
 
 
-def _check_keep(net: MultitaskNetwork, tasks: Sequence[str], keep: Keep) -> None:
+def check_patterns(net: MultitaskNetwork, tasks: Sequence[str], argument: str, given: Any) -> None:
+    """Every pattern of a dict must match a layer of one of the tasks."""
+    layers = list(dict.fromkeys(name for task in tasks for name in net.task_layers(task)))
+    for pattern in given if isinstance(given, Mapping) else ():
+        if not any(fnmatchcase(name, pattern) for name in layers):
+            raise ValueError(f"claim: {argument} pattern {pattern!r} matches no layer; there are {', '.join(layers)}")
+
+
+def _check_keep(net: MultitaskNetwork, tasks: Sequence[str], keep: Keep, *, by_task: bool = True) -> None:
     """Every key of a dict must be a task or match a layer: a key that does not is a slip of the pen."""
     if not isinstance(keep, Mapping):
         return
     layers = [name for task in tasks for name in net.task_layers(task)]
     for key, share in keep.items():
-        if key in net.tasks:
-            _check_keep(net, [key], share)
-        elif not any(fnmatchcase(name, key) for name in layers):
+        is_layer = any(fnmatchcase(name, key) for name in layers)
+        is_task = by_task and key in net.tasks
+        if is_task and is_layer and not set(keep) <= set(net.tasks):
+            raise ValueError(
+                f"claim: keep has {key!r}, which is a task and a layer, among {list(keep)}; give dicts by task of "
+                "dicts by layer"
+            )
+        if is_task:
+            _check_keep(net, [key], share, by_task=False)
+        elif not is_layer:
             raise ValueError(
                 f"claim: keep has {key!r}, which is neither a task nor a pattern of a layer; there are tasks "
                 f"{', '.join(map(repr, net.tasks))} and layers {', '.join(dict.fromkeys(layers))}"

@@ -10,9 +10,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-_FORMAT = "rsn2 training state, version 1"
+_FORMAT = "rsn2 training state, version 2"
 
 
 class Checkpoint:
@@ -53,7 +54,7 @@ class Checkpoint:
         """
         try:
             with open(self._next, "wb") as file:
-                torch.save({"format": _FORMAT, **state}, file)
+                torch.save(_without_numpy({"format": _FORMAT, **state}), file)
                 file.flush()
                 os.fsync(file.fileno())
             os.replace(self._next, self.path)
@@ -84,3 +85,12 @@ class Checkpoint:
             found = state.get("format") if isinstance(state, dict) else type(state).__name__
             raise ValueError(f"checkpoint: {self.path} must hold {_FORMAT!r}, got {found!r}")
         return state
+
+
+def _without_numpy(value: Any) -> Any:
+    """NumPy's numbers as Python's: a file with others would not be read again without running pickled code."""
+    if isinstance(value, np.generic):
+        return value.item()
+    if isinstance(value, dict):
+        return {_without_numpy(key): _without_numpy(part) for key, part in value.items()}
+    return type(value)(map(_without_numpy, value)) if type(value) in (list, tuple) else value

@@ -11,15 +11,17 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from rsn2.network import MultitaskNetwork
 from rsn2.procedure.history import EarlyStopping, History, Patience
-from rsn2.procedure.loaders import Cycle, check_loader, move, pair
+from rsn2.procedure.labels import explained
+from rsn2.procedure.loaders import Cycle, check_loader, joined, move, num_rows, pair
+from rsn2.procedure.parts import ownership, part_of, put_back, tensors_of
 from rsn2.procedure.progress import Silent, shown
 from rsn2.procedure.reselect import Reselection, move_weights
 from rsn2.procedure.resume import Checkpoint
 from rsn2.procedure.score import check_loss, seed_of
-from rsn2_kernels.nn import TaskLayer
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,8 @@ class Settings:
     seed: int
     reselect: Reselection | None = None
     epoch_of: str | None = None
+    max_grad_norm: float | None = None
+    schedule_by: str = "epoch"
 
     def num_steps(self) -> int:
         """Of an epoch."""
@@ -52,14 +56,21 @@ class Settings:
             "seed": self.seed,
             "reselect": None if self.reselect is None else asdict(self.reselect),
             "epoch_of": self.epoch_of,
+            "max_grad_norm": self.max_grad_norm,
+            "schedule_by": self.schedule_by,
         }
 
 
 class Run:
-    """Trains the tasks of a network together until they are done; see :func:`rsn2.fit`."""
+    """Trains the tasks of a network together until they are done; see :func:`rsn2.fit`.
 
-    def __init__(self, net: MultitaskNetwork, settings: Settings, optimizer: Optimizer) -> None:
-        self.net, self.settings, self.optimizer = net, settings, optimizer
+    Attributes:
+        has_begun: whether the network is not as it was any more.
+    """
+
+    def __init__(self, net: MultitaskNetwork, settings: Settings, optimizer: Optimizer,
+                 scheduler: LRScheduler | None = None) -> None:  # fmt: skip
+        self.net, self.settings, self.optimizer, self.scheduler = net, settings, optimizer, scheduler
         self.tasks = list(settings.train)
         self.params = list(dict.fromkeys(p for task in self.tasks for p in net.parameters_of(task)))
         self.device = self.params[0].device
@@ -67,7 +78,10 @@ class Run:
         self.num_steps = settings.num_steps()
         self.history, self.patience = History(), Patience()
         self.best: list[Tensor] = []
-        self.is_complete = settings.max_epochs == 0
+        self.is_complete = self.has_begun = False
+        # Weights that move while training may have moved since.
+        owned = ownership(net, self.tasks, exact=settings.reselect is None)
+        self.fingerprint = settings.fingerprint() | {"owned weights (digest)": owned}
         self._begin_epoch(1)
 
     def _begin_epoch(self, epoch: int) -> None:
@@ -119,10 +133,12 @@ class Run:
         self.history.epochs.append(record)
         display.end(record)
         self._judge(val_loss)
+        self._step_scheduler(val_loss)
         self._begin_epoch(self.epoch + 1)
 
     def _train_step(self) -> None:
         batches = {task: cycle.next() for task, cycle in self.cycles.items()}
+        self.has_begun = True
         inputs = {task: move(x, self.device) for task, (x, _) in batches.items()}
         targets = {task: move(y, self.device) for task, (_, y) in batches.items()}
         first: dict[str, float] = {}
@@ -133,14 +149,22 @@ class Run:
             losses = [self._loss(task, outputs[task], targets[task], self.step) for task in self.tasks]
             total = torch.stack(losses).sum() if len(losses) > 1 else losses[0]
             total.backward()
+            if self.settings.max_grad_norm is not None:
+                nn.utils.clip_grad_norm_(self.params, self.settings.max_grad_norm)
             if not first:
                 first.update(zip(self.tasks, torch.stack(losses).tolist(), strict=True))
             return total
 
         self.optimizer.step(closure)  # type: ignore[arg-type]  # torch's stubs want a float, steps take a tensor
+        if not first:
+            raise ValueError(
+                f"fit: optimizer must call the closure that step is given, {type(self.optimizer).__name__} does not"
+            )
+        if self.settings.schedule_by == "step" and self.scheduler is not None:
+            self.scheduler.step()
         for task, y in targets.items():
-            self.loss_sums[task] += first[task] * len(y)
-            self.num_rows[task] += len(y)
+            self.loss_sums[task] += first[task] * num_rows(y)
+            self.num_rows[task] += num_rows(y)
         reselect, step = self.settings.reselect, (self.epoch - 1) * self.num_steps + self.step + 1
         if reselect is not None and reselect.is_due(step):
             pairs = {task: (inputs[task], targets[task]) for task in self.tasks}
@@ -150,8 +174,8 @@ class Run:
     def _loss(self, task: str, output: Any, y: Any, batch: int) -> Tensor:
         loss_fn = self.settings.loss_fn[task]
         where = f"task {task!r}, epoch {self.epoch}, batch {batch}"
-        _check_labels(output, y, getattr(loss_fn, "ignore_index", -100), where)
-        loss = loss_fn(output, y)
+        with explained(loss_fn, output, y, where):
+            loss = loss_fn(output, y)
         check_loss("fit", loss, where)
         return loss.reshape(())
 
@@ -160,22 +184,22 @@ class Run:
         self.net.eval()
         losses, metrics = {}, {}
         for task, loader in self.settings.validation.items():
-            total, num_rows = 0.0, 0
+            total, count = 0.0, 0
             outputs, targets = [], []
             for number, batch in enumerate(loader):
                 x, y = pair(task, batch)
                 y = move(y, self.device)
-                output = self.net(move(x, self.device), task=task)
-                total += self._loss(task, output, y, number).item() * len(y)
-                num_rows += len(y)
+                output = self.net({task: move(x, self.device)})[task]
+                total += self._loss(task, output, y, number).item() * num_rows(y)
+                count += num_rows(y)
                 if self.settings.metrics[task]:
                     outputs.append(output)
                     targets.append(y)
-            if num_rows == 0:
+            if count == 0:
                 raise ValueError(f"fit: validation of task {task!r} is empty")
-            losses[task] = total / num_rows
+            losses[task] = total / count
             functions = self.settings.metrics[task]
-            metrics[task] = {name: float(fn(torch.cat(outputs), torch.cat(targets))) for name, fn in functions.items()}
+            metrics[task] = {name: float(fn(joined(outputs), joined(targets))) for name, fn in functions.items()}
         return losses, metrics
 
     def _judge(self, val_loss: dict[str, float]) -> None:
@@ -186,27 +210,30 @@ class Run:
         if stopping is None or not is_moving and self.patience.is_better(sum(val_loss.values()), stopping):
             self.history.best_epoch = self.epoch
             if stopping is not None and stopping.restore_best:
-                self.best = [tensor.detach().clone() for tensor in self._trained()]
+                self.best = [tensor.clone() for tensor in tensors_of(self.net, self.tasks)]
         self.history.stopped_early = stopping is not None and self.patience.waited >= stopping.patience
         self.is_complete = self.history.stopped_early or self.epoch == self.settings.max_epochs
         if self.is_complete and self.best:
-            with torch.no_grad():
-                for tensor, value in zip(self._trained(), self.best, strict=True):
-                    tensor.copy_(value)
+            for tensor, value in zip(tensors_of(self.net, self.tasks), self.best, strict=True):
+                tensor.copy_(value)
 
-    def _trained(self) -> list[Tensor]:
-        """All that training changes: the tasks' Parameters, and running statistics."""
-        buffers = [b for m in self.net.modules() if not isinstance(m, TaskLayer) for b in m.buffers(recurse=False)]
-        return [*self.params, *buffers]
+    def _step_scheduler(self, val_loss: dict[str, float]) -> None:
+        if self.scheduler is None or self.settings.schedule_by == "step":
+            return
+        if isinstance(self.scheduler, ReduceLROnPlateau):
+            self.scheduler.step(sum(val_loss.values()))
+        else:
+            self.scheduler.step()
 
     # The state.
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a run needs to go on with the same bits."""
         return {
-            "fingerprint": self.settings.fingerprint(),
-            "net": self.net.state_dict(),
+            "fingerprint": self.fingerprint,
+            "part": part_of(self.net, self.tasks),
             "optimizer": self.optimizer.state_dict(),
+            "scheduler": None if self.scheduler is None else self.scheduler.state_dict(),
             "loaders": {task: cycle.state_dict() for task, cycle in self.cycles.items()},
             "rng": torch.get_rng_state(),
             "cuda_rng": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
@@ -223,16 +250,21 @@ class Run:
 
     def load_state_dict(self, state: dict[str, Any], path: str) -> None:
         """Go on from a state, which ``path`` held."""
-        own = self.settings.fingerprint()
+        own = self.fingerprint
         differing = [key for key in own if state["fingerprint"].get(key) != own[key]]
         if differing:
             detail = ", ".join(f"{key} {state['fingerprint'].get(key)} instead of {own[key]}" for key in differing)
             raise ValueError(f"checkpoint: {path} belongs to another run: {detail}")
+        if (state["scheduler"] is None) != (self.scheduler is None):
+            raise ValueError(f"checkpoint: {path} belongs to another run: only one of the two has a scheduler")
         try:
-            self.net.load_state_dict(state["net"])
-        except RuntimeError as error:
+            put_back(self.net, self.tasks, state["part"])
+        except ValueError as error:
             raise ValueError(f"checkpoint: {path} belongs to another network: {error}") from error
+        self.has_begun = True
         self.optimizer.load_state_dict(state["optimizer"])
+        if self.scheduler is not None:
+            self.scheduler.load_state_dict(state["scheduler"])
         for task, cycle in self.cycles.items():
             cycle.load_state_dict(state["loaders"][task])
         torch.set_rng_state(state["rng"])
@@ -259,21 +291,3 @@ def _others_at_rest(net: nn.Module, params: list[nn.Parameter]) -> Iterator[None
     finally:
         for parameter in others:
             parameter.requires_grad_(True)
-
-
-def _check_labels(output: Any, y: Any, ignored: int, where: str) -> None:
-    """Class numbers must lie inside of the head; torch would only say that some target is out of bounds."""
-    if not isinstance(output, Tensor) or not isinstance(y, Tensor) or y.numel() == 0:
-        return
-    if y.dtype != torch.int64 or output.dim() < 2 or y.shape != output.shape[:1] + output.shape[2:]:
-        return
-    low, high = y.aminmax()
-    if low >= 0 and high < output.shape[1]:
-        return
-    labels = y[y != ignored]
-    wrong = labels[(labels < 0) | (labels >= output.shape[1])]
-    if len(wrong):
-        raise ValueError(
-            f"fit: labels must be in 0..{output.shape[1] - 1}, since the head has {output.shape[1]} outputs, "
-            f"got {int(wrong[0])} ({where})"
-        )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from rsn2.procedure.loaders import pair
+from rsn2.procedure.loaders import move, num_rows, pair
 from rsn2_kernels.nn import TaskLayer
 
 if TYPE_CHECKING:
@@ -128,17 +128,18 @@ def gradients(net: MultitaskNetwork, task: str, batches: Batches, loss_fn: LossF
     layers = net.task_layers(task)
     probes = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
     sums: dict[str, Tensor] = {}
-    num_batches = 0
+    num_batches, name_of_task = 0, net.tasks[net.task_number(task)]
+    device = next(iter(net.parameters())).device
     with (
         _scoring_mode(net),
         _standing_in({layers[name][0]: probe for name, probe in probes.items()}),
         torch.enable_grad(),
     ):
         for batch in batches:
-            x, y = pair(task, batch, what)
-            loss = loss_fn(net(x, task=task), y)
+            x, y = (move(part, device) for part in pair(task, batch, what))
+            loss = loss_fn(net({task: x})[name_of_task], y)
             check_loss(what, loss, f"task {task!r}, batch {num_batches}")
-            found = torch.autograd.grad(loss * len(y), list(probes.values()), allow_unused=True)
+            found = torch.autograd.grad(loss * num_rows(y), list(probes.values()), allow_unused=True)
             for name, gradient in zip(probes, found, strict=True):
                 if gradient is not None:
                     sums[name] = sums[name].add_(gradient) if name in sums else gradient.contiguous()

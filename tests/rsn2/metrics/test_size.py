@@ -4,6 +4,7 @@ import torch
 from torch import nn
 
 from rsn2.metrics import bytes_of_gradients, bytes_of_module, bytes_of_optimizer, bytes_of_tensors
+from rsn2_kernels.nn import TaskLinear
 
 
 def test_a_storage_counts_once():
@@ -32,3 +33,10 @@ def test_gradients_and_optimizer():
     sgd = torch.optim.SGD(module.parameters(), momentum=0.9)
     sgd.step()
     assert bytes_of_optimizer(sgd) == 80
+
+
+def test_a_task_layer_counts_what_it_derives():
+    layer = TaskLinear(64, 32, num_slots=2)
+    layer.claim(0, torch.ones(32, 64, dtype=torch.bool))
+    held = [layer.flat_values, layer.flat_bias, layer.positions, layer.index]
+    assert bytes_of_module(layer) >= bytes_of_tensors(held) > 4 * 32 * 64

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import rsn2
+from rsn2.procedure.plan import make_plan
 from rsn2.procedure.score import Scored
 from rsn2_kernels.formats import num_kept
 from rsn2_kernels.testing import seeded
@@ -124,3 +125,20 @@ def test_who_cannot_claim() -> None:
         ValueError, match="tasks 'a' and 'b' share a slot of layer 0, but keep gives it 9 and 14 weights"
     ):
         rsn2.claim(sharers, ["a", "b"], {"a": data(), "b": data()}, cross_entropy, {"a": 0.2, "b": 0.3})
+
+
+def test_a_key_that_is_a_task_and_a_layer_is_refused():
+    net = rsn2.MultitaskNetwork(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
+    net.add_task("0")
+    with pytest.raises(ValueError, match="keep has '0', which is a task and a layer, among .'0', '2'."):
+        make_plan(net, ["0"], {"0": 0.1, "2": 0.2})
+    assert set(make_plan(net, ["0"], {"0": {"0": 0.25, "2": 0.5}}).num_kept.values()) == {4}
+
+
+@pytest.mark.parametrize("argument", ["scope", "granularity"])
+def test_patterns_must_match_a_layer(argument):
+    net = rsn2.MultitaskNetwork(nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2)))
+    net.add_task("a")
+    given = {"scope": {"output": "row"}, "granularity": {"output": (1, 2)}}[argument]
+    with pytest.raises(ValueError, match=f"claim: {argument} pattern 'output' matches no layer; there are 0, 2"):
+        rsn2.claim(net, "a", [], cross_entropy, 0.5, **{argument: given})

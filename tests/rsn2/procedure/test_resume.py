@@ -12,10 +12,12 @@ from collections import namedtuple
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 from torch.nn.functional import cross_entropy
+from torch.utils.data import BatchSampler, DataLoader, RandomSampler, TensorDataset, WeightedRandomSampler
 
 import rsn2
 from rsn2.data import TensorBatches
@@ -127,11 +129,11 @@ def test_killed_at_random_moments(tmp_path: Path, num_kills: int) -> None:
     run_script(tmp_path, KILLING, num_kills, seed=11)
 
 
-def network() -> rsn2.MultitaskNetwork:
+def network(keep: float = 0.3) -> rsn2.MultitaskNetwork:
     torch.manual_seed(3)
     net = rsn2.MultitaskNetwork(nn.Sequential(nn.Linear(6, 8), nn.ReLU(), nn.Linear(8, 2)))
     net.add_task("a")
-    rsn2.claim(net, "a", data(), cross_entropy, 0.3)
+    rsn2.claim(net, "a", data(), cross_entropy, keep)
     return net
 
 
@@ -161,10 +163,11 @@ def test_a_state_of_another_run_is_refused(tmp_path: Path) -> None:
         ValueError, match=f"{path} belongs to another run: max_epochs 2 instead of 5, seed 0 instead of 1"
     ):
         fit(network(), path, max_epochs=5, seed=1)
-    other = rsn2.MultitaskNetwork(nn.Sequential(nn.Linear(6, 4), nn.ReLU(), nn.Linear(4, 2)))
-    other.add_task("a")
-    rsn2.claim(other, "a", data(), cross_entropy, 0.3)
-    with pytest.raises(ValueError, match=f"{path} belongs to another network"):
+    with pytest.raises(ValueError, match="owned weights"):
+        fit(network(keep=0.2), path)
+    other = network()
+    other.heads[0] = nn.Linear(2, 2)
+    with pytest.raises(ValueError, match=f"{path} belongs to another network: the head of a must have"):
         fit(other, path)
 
 
@@ -182,7 +185,7 @@ def test_a_file_that_is_no_state_is_refused_and_kept(tmp_path: Path, content: by
 
 def test_another_file_of_torch_is_refused(tmp_path: Path) -> None:
     torch.save({"weights": torch.zeros(2)}, tmp_path / "state")
-    with pytest.raises(ValueError, match="must hold 'rsn2 training state, version 1', got None"):
+    with pytest.raises(ValueError, match="must hold 'rsn2 training state, version 2', got None"):
         fit(network(), tmp_path / "state")
 
 
@@ -223,3 +226,123 @@ def test_a_disk_that_fills_up_leaves_the_last_state(tmp_path: Path, monkeypatch:
     loaded = keeper.load()
     assert loaded is not None and loaded["step"] == 1
     assert [file.name for file in tmp_path.iterdir()] == ["state"]
+
+
+def with_another_task(net: rsn2.MultitaskNetwork) -> rsn2.MultitaskNetwork:
+    net.add_task("b", head=nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2)))
+    rsn2.claim(net, "b", data(), cross_entropy, 0.3)
+    rsn2.fit(net, "b", data(), data(), cross_entropy, max_epochs=1, progress=False)
+    return net
+
+
+def test_a_state_leaves_other_tasks_alone(tmp_path: Path) -> None:
+    x, net = torch.randn(5, 6), network()
+    fit(net, tmp_path / "state")
+    outputs = net.eval()(x, task="a")
+    with_another_task(net)
+    before = net.eval()(x, task="b")
+    fit(net, tmp_path / "state", thaw=True)  # of a time when there was no b
+    assert torch.equal(net.eval()(x, task="a"), outputs) and torch.equal(net(x, task="b"), before)
+    assert net.is_finished("b") and all(layer["b"] > 0 for layer in net.owned_weights().values())
+
+
+def test_a_state_that_is_refused_changes_nothing(tmp_path: Path) -> None:
+    wider = rsn2.MultitaskNetwork(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)))
+    wider.add_task("a")
+    rsn2.claim(wider, "a", data(), cross_entropy, 0.3)
+    fit(wider, tmp_path / "state")
+    net = with_another_task(network())
+    net.freeze("a")
+    before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    with pytest.raises(ValueError, match="belongs to another"):
+        fit(net, tmp_path / "state", thaw=True)
+    assert net.is_finished("a")
+    for key, tensor in net.state_dict().items():
+        assert torch.equal(tensor, before[key]), key
+
+
+def test_weights_that_another_task_claimed_since_are_refused(tmp_path: Path) -> None:
+    """Where weights move while training, the state's may belong to somebody else by now."""
+    how = {"reselect": rsn2.Reselection(until=5, every=1, fraction=0.9), "max_epochs": 2}
+    moved = network()
+    fit(moved, tmp_path / "state", **how)
+    net = network()
+    net.add_task("b")
+    rsn2.claim(net, "b", data(), cross_entropy, 0.7, score="random")
+    before = {key: tensor.clone() for key, tensor in net.state_dict().items()}
+    with pytest.raises(ValueError, match="belongs to another network: layer .* belong to an earlier slot too"):
+        fit(net, tmp_path / "state", **how)
+    for key, tensor in net.state_dict().items():
+        assert torch.equal(tensor, before[key]), key
+
+
+def killed_after(net: rsn2.MultitaskNetwork, path: Path, num_saves: int, monkeypatch: pytest.MonkeyPatch,
+                 **how: Any) -> None:  # fmt: skip
+    """Train until the state was saved so many times, then stop as if killed."""
+    saves, save = [], Checkpoint.save
+
+    def counted(keeper: Checkpoint, state: dict[str, Any]) -> None:
+        save(keeper, state)
+        saves.append(state)
+        if len(saves) == num_saves:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoint, "save", counted)
+        with pytest.raises(KeyboardInterrupt):
+            rsn2.fit(net, "a", validation=data(), loss_fn=cross_entropy, checkpoint=path, checkpoint_every=1, **how)
+
+
+LOADERS = {
+    "sampler": lambda rows: DataLoader(rows, 8, sampler=WeightedRandomSampler(torch.ones(24), 24, generator=seeded(4))),
+    "batch sampler": lambda rows: DataLoader(
+        rows, batch_sampler=BatchSampler(RandomSampler(rows, generator=seeded(4)), 8, False)
+    ),
+    "loader": lambda rows: DataLoader(rows, 8, shuffle=True, generator=seeded(4)),
+}
+
+
+@pytest.mark.parametrize("kind", LOADERS)
+@pytest.mark.parametrize("num_saves", [2, 4])  # in the first epoch, in the second
+def test_generators_of_samplers_are_a_part_of_the_state(
+    kind: str, num_saves: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows = TensorDataset(*next(iter(TensorBatches(data().x, data().y, 24))))
+    how = {"max_epochs": 3, "early_stopping": None, "progress": False}
+    whole, again = network(), network()
+    rsn2.fit(whole, "a", LOADERS[kind](rows), data(), cross_entropy, **how)
+    killed_after(network(), tmp_path / "state", num_saves, monkeypatch, train=LOADERS[kind](rows), **how)
+    rsn2.fit(again, "a", LOADERS[kind](rows), data(), cross_entropy, checkpoint=tmp_path / "state", checkpoint_every=1,
+             **how)  # fmt: skip
+    for one, two in zip(whole.parameters_of("a"), again.parameters_of("a"), strict=True):
+        assert torch.equal(one, two)
+
+
+@pytest.mark.parametrize("schedule_by", ["epoch", "step"])
+def test_a_scheduler_goes_on_where_it_was(schedule_by: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    how = {"max_epochs": 4, "early_stopping": None, "progress": False, "schedule_by": schedule_by,
+           "scheduler": lambda optimizer: torch.optim.lr_scheduler.ExponentialLR(optimizer, 0.5)}  # fmt: skip
+    whole, again, steady = network(), network(), network()
+    rsn2.fit(whole, "a", data(), data(), cross_entropy, **how)
+    rsn2.fit(steady, "a", data(), data(), cross_entropy, **(how | {"scheduler": None}))
+    killed_after(network(), tmp_path / "state", 5, monkeypatch, train=data(), **how)
+    with pytest.raises(ValueError, match="only one of the two has a scheduler"):
+        rsn2.fit(network(), "a", data(), data(), cross_entropy, checkpoint=tmp_path / "state", checkpoint_every=1,
+                 **(how | {"scheduler": None}))  # fmt: skip
+    rsn2.fit(again, "a", data(), data(), cross_entropy, checkpoint=tmp_path / "state", checkpoint_every=1, **how)
+    for one, two, other in zip(*(net.parameters_of("a") for net in (whole, again, steady)), strict=True):
+        assert torch.equal(one, two) and not torch.equal(one, other)
+
+
+def test_numbers_of_numpy_can_be_read_again(tmp_path: Path) -> None:
+    how = {"optimizer": lambda params: torch.optim.Adam(params, lr=np.logspace(-4, -2, 3)[1]),
+           "early_stopping": rsn2.EarlyStopping(min_delta=np.float64(1e-3))}  # fmt: skip
+    assert fit(network(), tmp_path / "state", **how) == fit(network(), tmp_path / "state", **how)
+
+
+def test_persistent_workers_are_warned_of(tmp_path: Path) -> None:
+    rows = TensorDataset(*next(iter(TensorBatches(data().x, data().y, 24))))
+    loader = DataLoader(rows, 8, num_workers=1, persistent_workers=True)
+    with pytest.warns(UserWarning, match="persistent workers"):
+        rsn2.fit(network(), "a", loader, data(), cross_entropy, max_epochs=1, progress=False,
+                 checkpoint=tmp_path / "state")  # fmt: skip

@@ -36,7 +36,7 @@ def test_slots_passed_win_over_active_ones(draw):
     ("slots", "error", "message"),
     [
         (True, TypeError, "slots must be an int or an int64 tensor, got bool"),
-        ("a", TypeError, "got str"),
+        ("a", TypeError, "got 'a'"),
         (torch.tensor([0], dtype=torch.int32), ValueError, r"int64 of shape \[\] or \[B\], got torch.int32 \[1\]"),
         (torch.zeros(2, 1, dtype=torch.int64), ValueError, r"got torch.int64 \[2, 1\]"),
     ],

@@ -81,7 +81,6 @@ def test_what_does_not_fit_changes_nothing(draw):
         "slot 0: ": {**full, "positions": broken},
         "values must be a 1-D float tensor": {**good, "values": torch.zeros(0, dtype=torch.int64)},
         'Missing key.*"positions"': {name: tensor for name, tensor in good.items() if name != "positions"},
-        'Missing key.*"base_seed"': {name: tensor for name, tensor in good.items() if name != "base_seed"},
         'Unexpected key.*"weight"': {**full, "weight": torch.zeros(7, 9)},
     }
     for message, state in bad.items():
