@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from rsn2_kernels.nn import convert_, slot_modules
 
@@ -53,3 +54,13 @@ def shared_slots(layers: Sequence[str], tables: Mapping[str, Mapping[str, int]])
             if found.setdefault(name, table[name]) != table[name]:
                 raise ValueError(f"add_task: share gives layer {name} to two tasks")
     return found
+
+
+def bytes_of_names(names: Sequence[str]) -> Tensor:
+    """The names of all tasks as a tensor, uint8: what a ``state_dict`` holds is read by programs that know no other."""
+    return torch.tensor(list("\0".join(names).encode()), dtype=torch.uint8)
+
+
+def names_of_bytes(encoded: Tensor) -> list[str]:
+    text = bytes(encoded.tolist()).decode(errors="replace")
+    return text.split("\0") if text else []

@@ -24,6 +24,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from rsn2.adding import bytes_of_names
 from rsn2.architecture import NotDescribableError, build, describe
 from rsn2.network import MultitaskNetwork
 from rsn2_kernels import formats
@@ -203,7 +204,11 @@ def _built(path: Path, description: dict[str, Any] | None, argument: str) -> nn.
 def _read(file: Any, table: dict[str, Any], net: MultitaskNetwork, chosen: list[int]) -> dict[str, Tensor]:
     """The state of the chosen tasks, under the names that it has in ``net``."""
     is_whole = len(chosen) == len(table["tasks"])
-    state = {"finished": torch.tensor([bool(table["tasks"][number]["finished"]) for number in chosen])}
+    tasks = [table["tasks"][number] for number in chosen]
+    state = {
+        "tasks": bytes_of_names([task["name"] for task in tasks]),
+        "finished": torch.tensor([bool(task["finished"]) for task in tasks]),
+    }
     for name in net.trunk_layers():
         slots = list(dict.fromkeys(table["tasks"][number]["slots"][name] for number in chosen))
         prefix = f"trunk.{name}."

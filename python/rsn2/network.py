@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 
 import rsn2_kernels.nn as task_nn
-from rsn2.adding import check_owners, check_part, shared_slots, single_slot
+from rsn2.adding import bytes_of_names, check_owners, check_part, names_of_bytes, shared_slots, single_slot
+from rsn2.exporting import as_sequence, dense_copy
 from rsn2.routing import check_rows, rows_by_task, run_trunk
 from rsn2_kernels.nn import SlotModule, TaskLayer, active, slot_modules
 
@@ -258,10 +259,11 @@ class MultitaskNetwork(nn.Module):
                 module.training = False
         return self
 
-    # Which tasks are finished is a part of the state.
+    # Which tasks there are, and which are finished, is a part of the state.
 
     def _save_to_state_dict(self, destination: dict[str, Any], prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        destination[f"{prefix}tasks"] = bytes_of_names(self._names)
         destination[f"{prefix}finished"] = torch.tensor(
             [task in self._frozen_tasks for task in range(len(self._names))]
         )
@@ -269,13 +271,15 @@ class MultitaskNetwork(nn.Module):
     def _load_from_state_dict(self, state_dict: Mapping[str, Any], prefix: str, local_metadata: Mapping[str, Any],
                               strict: bool, missing_keys: list[str], unexpected_keys: list[str],
                               error_msgs: list[str]) -> None:  # fmt: skip
-        given = state_dict.get(f"{prefix}finished")
-        if given is None:
-            missing_keys.append(f"{prefix}finished")
-        elif tuple(given.shape) != (len(self._names),):
-            error_msgs.append(f"{prefix}finished must be bool [{len(self._names)}], got {list(given.shape)}")
+        absent = [key for key in (f"{prefix}tasks", f"{prefix}finished") if key not in state_dict]
+        missing_keys.extend(absent)
+        if absent:
+            return
+        names, finished = names_of_bytes(state_dict[f"{prefix}tasks"]), state_dict[f"{prefix}finished"].tolist()
+        if names != self._names or len(finished) != len(names):
+            error_msgs.append(f"{prefix}tasks must be {self._names}, each finished or not, got {names} and {finished}")
         else:
-            self._loaded = given.tolist()
+            self._loaded = finished
 
     def _take_finished(self, *_: Any) -> None:
         """Once all layers have their state: they know by themselves which slots are frozen."""
@@ -354,7 +358,24 @@ class MultitaskNetwork(nn.Module):
     def _listed(self) -> str:
         return ", ".join(map(repr, self._names)) or "no tasks yet; add_task makes one"
 
-    # Files.
+    # Files and other models.
+
+    def to_dense(self, task: str | int) -> nn.Sequential:
+        """An ordinary model, ``stem``, ``trunk`` and ``head``, that computes what the network computes for a task.
+
+        Its layers are torch's, with the weights that the task owns and those that it reads, zero elsewhere, so that it
+        runs where this package is not installed; at the cost and in the size of a dense model. Results differ by
+        rounding. It is a copy, and trains all of its Parameters.
+
+        Raises:
+            KeyError: an unknown task.
+            ValueError: within one attention layer the task has different slots.
+        """
+        number = self.task_number(task)
+        trunk = getattr(self.trunk, "_orig_mod", self.trunk)
+        stem, head = (dense_copy(part[number], lambda _: 0) for part in (self.stems, self.heads))
+        model = as_sequence(stem, dense_copy(trunk, lambda layer: self.slot_of(number, layer)), head)
+        return model.requires_grad_(True).train(self.training)
 
     def save(self, path: str | PathLike[str], *, closed: bool = False) -> None:
         """Write the network to one file, see :func:`rsn2.checkpoint.save`."""

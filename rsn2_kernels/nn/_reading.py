@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from rsn2_kernels import formats
 from rsn2_kernels.nn._slots import changes_what_is_held
@@ -36,6 +37,14 @@ class ReadingStorage(Storage):
     def reads(self, slot: int | str) -> tuple[int, ...]:
         """The other slots whose weights the rows of ``slot`` read, ascending; see :meth:`read`."""
         return self._reads.get(self.slot_index(slot), ())
+
+    def dense_weight(self, slot: int | str) -> Tensor:
+        """What the rows of ``slot`` are multiplied by, a dense copy: its own values and those it reads, or zero."""
+        number = self.slot_index(slot)
+        weight = torch.zeros(self.numel, dtype=self.flat_values.dtype, device=self.positions.device)
+        for owner in (number, *self.reads(number)):
+            weight[self.owned(owner)] = self.values[owner].detach()
+        return weight.reshape(self.weight_shape)
 
     def thaw(self, slot: int | str) -> None:
         number = self.slot_index(slot)

@@ -91,7 +91,7 @@ class TaskMultiheadAttention(nn.Module):
         return layer.train(attention.training)
 
     def to_dense(self, slot: int | str) -> nn.MultiheadAttention:
-        """A ``torch.nn.MultiheadAttention`` with the weights of ``slot``, zero where it owns nothing."""
+        """A ``torch.nn.MultiheadAttention`` that computes what ``slot`` computes."""
         projections = [getattr(self, name).to_dense(slot) for name in _PROJECTIONS]
         out = self.out_proj.to_dense(slot)
         dense = nn.MultiheadAttention(

@@ -74,15 +74,13 @@ class _TaskConv(TaskLayer):
                    device=conv.weight.device, dtype=conv.weight.dtype)  # fmt: skip
 
     def to_dense(self, slot: int | str) -> Any:
-        """The ``torch.nn`` convolution with the weights of ``slot``, zero where it owns nothing, without activation."""
+        """The ``torch.nn`` convolution like ``slot``, with its :meth:`dense_weight` and bias, without activation."""
         number = self.slot_index(slot)
         dense = self.dense_class(self.in_channels, self.out_channels, self.kernel_size, self.stride, self.padding,
                                  self.dilation, self.groups, self.bias is not None, self.padding_mode,
                                  device=self.flat_values.device, dtype=self.flat_values.dtype)  # fmt: skip
         with torch.no_grad():
-            weight = torch.zeros_like(dense.weight).reshape(-1)
-            weight[self.owned(number)] = self.values[number]
-            dense.weight.copy_(weight.reshape(self.weight_shape))
+            dense.weight.copy_(self.dense_weight(number))
             if self.bias is not None:
                 dense.bias.copy_(self.bias[number])
         return dense

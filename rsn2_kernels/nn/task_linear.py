@@ -63,14 +63,12 @@ class TaskLinear(TaskLayer):
         )
 
     def to_dense(self, slot: int | str) -> nn.Linear:
-        """A ``torch.nn.Linear`` with the weights of ``slot``, zero where it owns nothing, without activation."""
+        """A ``torch.nn.Linear`` like ``slot``, with its :meth:`dense_weight` and bias, without activation."""
         number = self.slot_index(slot)
         dense = nn.Linear(self.in_features, self.out_features, self.bias is not None, device=self.flat_values.device,
                           dtype=self.flat_values.dtype)  # fmt: skip
         with torch.no_grad():
-            weight = torch.zeros_like(dense.weight).reshape(-1)
-            weight[self.owned(number)] = self.values[number]
-            dense.weight.copy_(weight.reshape(self.weight_shape))
+            dense.weight.copy_(self.dense_weight(number))
             if self.bias is not None:
                 dense.bias.copy_(self.bias[number])
         return dense

@@ -57,12 +57,15 @@ def test_a_state_dict_knows_who_is_finished():
 
 def test_a_state_dict_of_other_tasks_is_refused():
     net, state = network(), network().state_dict()
-    state["finished"] = torch.tensor([True])
-    with pytest.raises(RuntimeError, match=r"finished must be bool \[3\], got \[1\]"):
-        net.load_state_dict(state)
-    del state["finished"]
-    with pytest.raises(RuntimeError, match='Missing key.*"finished"'):
-        net.load_state_dict(state)
+    other = rsn2.MultitaskNetwork(nn.Sequential(nn.Linear(6, 16), nn.ReLU(), nn.Linear(16, 8)))
+    for task in "bca":
+        other.add_task(task, head=nn.Sequential(nn.Linear(8, 2), nn.BatchNorm1d(2)))
+    with pytest.raises(RuntimeError, match=r"tasks must be \['b', 'c', 'a'\], .*, got \['a', 'b', 'c'\]"):
+        other.load_state_dict(state)
+    for key in ("finished", "tasks"):
+        with pytest.raises(RuntimeError, match=f'Missing key.*"{key}"'):
+            net.load_state_dict({name: tensor for name, tensor in state.items() if name != key})
+    assert net.load_state_dict(state).missing_keys == []
 
 
 def test_copies_know_who_is_finished():

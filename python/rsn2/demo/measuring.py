@@ -129,7 +129,7 @@ def speed(
     mixed = net(inputs)
     is_identical = all(torch.equal(mixed[name], net(x, task=name)) for name, x in inputs.items())
     for name, x in inputs.items():
-        dense = _as_dense(net, name)
+        dense = net.to_dense(name)
         plain = dense(x)
         # Wider than for one operator: rounding runs through six layers, and there are few outputs to take the maximum
         # of.
@@ -159,14 +159,3 @@ def _with_threads(threads: int, model: nn.Module, inputs: Mapping[str, Tensor]) 
     torch.set_num_threads(threads)
     model(inputs)
     torch.set_num_threads(before)
-
-
-def _as_dense(net: MultitaskNetwork, task: str) -> nn.Sequential:
-    """A copy of a task's network in ordinary layers, zero where the task owns nothing."""
-    import copy
-
-    number = net.task_number(task)
-    # Only the kinds of task layers have to_dense, not what they share.
-    layers = {name: layer.to_dense(slot) for name, (layer, slot) in net.task_layers(task).items()}  # type: ignore[operator]
-    trunk = [layers.get(name, part) for name, part in net.trunk.named_children()]
-    return copy.deepcopy(nn.Sequential(net.stems[number], *trunk, net.heads[number]))

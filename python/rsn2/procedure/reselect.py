@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from rsn2.network import MultitaskNetwork
-from rsn2.procedure.score import LossFunction, add_reads, gradients, largest, seed_of
+from rsn2.procedure.score import LossFunction, gradients, largest, seed_of
 from rsn2_kernels.nn import TaskLayer
 
 _REGROW = ("gradient", "random")
@@ -97,7 +97,7 @@ def move_weights(net: MultitaskNetwork, batches: Mapping[str, tuple[Any, Tensor]
     for task, batch in batches.items():
         own = {name: t for name, t in net.task_layers(task).items() if t[0].values[t[1]].requires_grad}
         if regrow == "gradient":
-            weights = {name: _current_weight(*target) for name, target in own.items()}
+            weights = {name: layer.dense_weight(slot) for name, (layer, slot) in own.items()}
             found = gradients(net, task, [batch], loss_fn[task], weights, what="fit")
             for name, target in own.items():
                 sums[target] = sums[target] + found[name] if target in sums else found[name]
@@ -112,13 +112,6 @@ def move_weights(net: MultitaskNetwork, batches: Mapping[str, tuple[Any, Tensor]
             scores = torch.rand(layer.numel, generator=generator, device="cpu").to(layer.positions.device)
         moved[task][name] = _move(layer, slot, share, scores, optimizer)
     return moved
-
-
-def _current_weight(layer: TaskLayer, slot: int) -> Tensor:
-    """What the slot computes with, dense: its own values, those that it reads, and zero elsewhere."""
-    weight = torch.zeros(layer.numel, dtype=layer.flat_values.dtype, device=layer.positions.device)
-    weight[layer.owned(slot)] = layer.values[slot].detach()
-    return add_reads(weight.reshape(layer.weight_shape), layer, slot)
 
 
 def _move(layer: TaskLayer, slot: int, share: float, scores: Tensor, optimizer: Optimizer | None) -> int:

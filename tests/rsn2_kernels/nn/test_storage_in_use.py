@@ -220,3 +220,18 @@ def test_a_compiled_layer_follows_changes(layer_and_input, draw):
     nn.Sequential(layer).requires_grad_(True)
     compiled(x, slots).sum().backward()
     assert layer.values[0].grad is None and layer.values[1].grad is not None
+
+
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_the_dense_layer_has_what_the_slot_reads(kind):
+    torch.manual_seed(0)
+    layer = TaskLinear(8, 4, num_slots=2) if kind == "linear" else TaskConv2d(2, 4, 3, num_slots=2)
+    mask = torch.rand(layer.weight_shape) < 0.5
+    layer.claim(0, mask)
+    layer.freeze(0)
+    layer.read(1, [0])
+    layer.claim(1, ~mask)
+    x = torch.randn(3, 8) if kind == "linear" else torch.randn(3, 2, 5, 5)
+    assert bool((layer.dense_weight(1) != 0).all()) and bool((layer.dense_weight(0) != 0).eq(mask).all())
+    for slot in (0, 1):
+        torch.testing.assert_close(layer.to_dense(slot)(x), layer(x, slot))
