@@ -181,13 +181,13 @@ def test_reading_earlier_slots(layer_and_input, draw, same_rows):
     layer.freeze(0)
     with pytest.raises(ValueError, match="slot 1 must be another, frozen slot"):
         layer.read(1, [0, 1])
-    before = layer(x, 0)
+    before, expected = layer(x, 0), layer.to_dense(1)
     layer.read(1, [0])
     layer.read(2, [0, 0])
     assert [layer.reads(slot) for slot in range(3)] == [(), (0,), (0,)]
-    expected = layer.to_dense(1)
     with torch.no_grad():
         expected.weight += layer.to_dense(0).weight
+    assert torch.equal(layer.to_dense(1).weight, expected.weight)
     y = layer(x, 1)
     torch.testing.assert_close(y, expected(x), rtol=1e-4, atol=1e-5)
     assert torch.equal(layer(x, 0), before)
