@@ -44,8 +44,10 @@ def dense(net: rsn2.MultitaskNetwork, slots: dict[str, list[int]], own: int) -> 
     """The same with ordinary matrices: the sum of the weights of some slots, the bias of one."""
     x = X
     for name, layer in net.trunk_layers().items():
-        weight = sum(layer.to_dense(slot).weight for slot in slots[name])
-        x = nn.functional.linear(x if name == "0" else x.relu(), weight, layer.bias[own])
+        weight = torch.zeros(layer.numel)
+        for slot in slots[name]:
+            weight[layer.owned(slot)] = layer.values[slot].detach()
+        x = nn.functional.linear(x if name == "0" else x.relu(), weight.reshape(layer.weight_shape), layer.bias[own])
     return x
 
 
