@@ -18,7 +18,19 @@ Part = dict[str, dict[str, Any]]
 
 
 def part_of(net: MultitaskNetwork, tasks: Sequence[str]) -> Part:
-    """The tasks' slots that are not frozen, and their stems and heads, as tensors that share memory with them."""
+    """A copy of the tasks' slots that are not frozen, and of their stems and heads."""
+    live = _live_part(net, tasks)  # views, of which a file would hold all that they are views of
+    slots = {
+        name: {slot: _cloned(tensors) for slot, tensors in numbered.items()} for name, numbered in live["slots"].items()
+    }
+    return {"slots": slots, "modules": {name: _cloned(tensors) for name, tensors in live["modules"].items()}}
+
+
+def _cloned(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {key: tensor.detach().clone() for key, tensor in tensors.items()}
+
+
+def _live_part(net: MultitaskNetwork, tasks: Sequence[str]) -> Part:
     layers = net.trunk_layers()
     slots = {
         name: {slot: _of_slot(layers[name], slot) for slot in numbers}
@@ -29,8 +41,8 @@ def part_of(net: MultitaskNetwork, tasks: Sequence[str]) -> Part:
 
 
 def tensors_of(net: MultitaskNetwork, tasks: Sequence[str]) -> list[Tensor]:
-    """All numbers that training the tasks changes, in an order of their own."""
-    part = part_of(net, tasks)
+    """All numbers that training the tasks changes, as tensors that share memory with them, in an order of their own."""
+    part = _live_part(net, tasks)
     of_slots = [slot for slots in part["slots"].values() for slot in slots.values()]
     dicts = [*of_slots, *part["modules"].values()]
     return [tensor for tensors in dicts for key, tensor in tensors.items() if key != "segment"]
@@ -61,10 +73,9 @@ def ownership(net: MultitaskNetwork, tasks: Sequence[str], *, exact: bool) -> st
     found = hashlib.sha256()
     for task in tasks:
         for name, (layer, slot) in net.task_layers(task).items():
-            owned = layer.owned(slot)
-            found.update(f"{name} {len(owned)} ".encode())
+            found.update(f"{name} {layer.values[slot].numel()} ".encode())
             if exact:
-                found.update(owned.cpu().numpy().tobytes())
+                found.update(layer.owned(slot).cpu().numpy().tobytes())
     return found.hexdigest()[:12]
 
 

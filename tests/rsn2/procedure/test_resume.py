@@ -246,6 +246,20 @@ def test_a_state_leaves_other_tasks_alone(tmp_path: Path) -> None:
     assert net.is_finished("b") and all(layer["b"] > 0 for layer in net.owned_weights().values())
 
 
+def test_a_state_holds_nothing_of_other_tasks(tmp_path: Path) -> None:
+    sizes = []
+    for num_others in (0, 3):
+        torch.manual_seed(3)
+        net = rsn2.MultitaskNetwork(nn.Sequential(nn.Linear(6, 400), nn.LayerNorm(400), nn.Linear(400, 100)))
+        names = [*"xyz"[:num_others], "a"]
+        for name in names:
+            net.add_task(name, head=nn.Linear(100, 2))
+        rsn2.claim(net, names, dict.fromkeys(names, data()), cross_entropy, 0.2)
+        fit(net, tmp_path / f"state{num_others}")
+        sizes.append((tmp_path / f"state{num_others}").stat().st_size)
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.02)
+
+
 def test_a_state_that_is_refused_changes_nothing(tmp_path: Path) -> None:
     wider = rsn2.MultitaskNetwork(nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2)))
     wider.add_task("a")
