@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,6 +13,7 @@ from rsn2.data import Dataset, TensorBatches
 from rsn2.experiments import exp4, published
 from rsn2.experiments.exp4 import SMALL, Settings
 from rsn2.experiments.experiment import Column, Experiment
+from rsn2.experiments.figure import Figure, Series
 from rsn2.experiments.protocol import COMMON, PAPER, SMOKE, Recipe, as_published, units_of_stage, with_speed
 from rsn2.experiments.tasks import FASHION_CLASSES, Task, fashion
 from rsn2.experiments.training import outputs_of
@@ -38,7 +40,9 @@ def fashion_ensemble() -> Experiment:
             "`ours` chooses at random: five times the same data want the same weights, and who chooses last by the "
             "gradient is left with those that matter least (in runs of seed 0 the fifth had 88.2 % of the validation "
             "images when the largest gradients of each layer were taken, 89.1 % with those of each unit, and the "
-            "others 90.8 to 92.0 %; at random all five have 91.8 to 92.0 %)."
+            "others 90.8 to 92.0 %; at random all five have 91.8 to 92.0 %).\n\nThe ensemble gains over the mean of its "
+            "members in every seed; over the best of them it gains what that one leaves, which is chance: in seed 1 one "
+            "trained for 16 epochs, the others for 10 to 13, before the validation loss had not fallen for three."
         ),
         common=COMMON,
         variants={
@@ -57,8 +61,40 @@ def fashion_ensemble() -> Experiment:
             Column("ensemble", "above_best", "Ensemble above the best, points", expected={"ours": 0.5}),
         ),
         run_unit=units_of_stage(Recipe(tasks, network, exp4.control, finish=ensemble, timed=NAMES[:1])),
+        figures=figures,
         borrowed_controls={name: ("exp4", "fashion") for name in (*NAMES, "ensemble")},
     )  # fmt: skip
+
+
+def figures(lines: Sequence[Mapping[str, Any]]) -> list[Figure]:
+    """What the ensemble adds, seed by seed."""
+    current = {unit.settings_hash for unit in fashion_ensemble().units((0,), ("ours",))}
+    found: dict[int, dict[str, float]] = {}
+    for line in lines:
+        if line["settings_hash"] in current:
+            accuracies = {name: values["accuracy"] for name, values in line["metrics"]["tasks"].items()}
+            found.setdefault(line["seed"], {}).update(accuracies)
+    whole = {seed: values for seed, values in sorted(found.items()) if set(values) >= {*NAMES, "ensemble"}}
+    if not whole:
+        return []
+
+    def above(label: str, of: Callable[[list[float]], float]) -> Series:
+        points = (
+            (f"seed {seed}", (100 * (values["ensemble"] - of([values[name] for name in NAMES])),))
+            for seed, values in whole.items()
+        )
+        return Series(label, tuple(points))
+
+    return [
+        Figure(
+            "What the ensemble adds",
+            "Test accuracy of the ensemble above the mean of its five members, and above the best, seed by seed.",
+            "seed",
+            "points above",
+            (above("the mean of the five", statistics.fmean), above("the best of the five", max)),
+            kind="dots",
+        )
+    ]
 
 
 def tasks(settings: Mapping[str, Any]) -> Mapping[str, Task]:
