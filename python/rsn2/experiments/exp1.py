@@ -41,8 +41,8 @@ def fashion_ensemble() -> Experiment:
             "gradient is left with those that matter least (in runs of seed 0 the fifth had 88.2 % of the validation "
             "images when the largest gradients of each layer were taken, 89.1 % with those of each unit, and the "
             "others 90.8 to 92.0 %; at random all five have 91.8 to 92.0 %).\n\nThe ensemble gains over the mean of "
-            "its members in every seed; over the best of them it gains what that one leaves, which is chance: in seed 1 "
-            "one trained for 16 epochs, the others for 10 to 13, before the validation loss had not fallen for three."
+            "its members in every seed; over the best of them it gains what that one leaves, which is chance: in seed "
+            "1 one trained for 16 epochs, the others for 10 to 13, before the validation loss had not fallen for three."
         ),
         common=COMMON,
         variants={
