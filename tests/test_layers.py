@@ -40,7 +40,7 @@ LAYERS = {
         ["data"],
         ["models"],
         ["metrics"],
-        ["adding", "routing", "network", "architecture", "checkpoint"],
+        ["adding", "exporting", "routing", "network", "architecture", "checkpoint"],
         ["procedure"],
         ["methods"],
         ["experiments"],
