@@ -23,9 +23,10 @@ def check_part(what: str, part: nn.Module | None, prune: bool) -> None:
 
 def check_owners(parts: Sequence[nn.Module | None], network: nn.Module) -> None:
     """Parameters that two tasks have would change for the one that is finished when the other trains."""
-    known = {parameter: name for name, parameter in network.named_parameters()}
-    for part in parts:
-        for name, parameter in () if part is None else part.named_parameters():
+    own = {parameter: name for part in parts if part is not None for name, parameter in part.named_parameters()}
+    if own:
+        known = {parameter: name for name, parameter in network.named_parameters()}
+        for parameter, name in own.items():
             if parameter in known:
                 raise ValueError(
                     f"add_task: stem and head must be of this task alone, but {name} is {known[parameter]} already; "

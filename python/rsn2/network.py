@@ -105,8 +105,8 @@ class MultitaskNetwork(nn.Module):
         """
         if self.closed:
             raise RuntimeError(f"add_task: the network takes no more tasks: {self.closed}")
-        if not isinstance(name, str) or not name:
-            raise ValueError(f"add_task: name must be a text, got {name!r}")
+        if not isinstance(name, str) or not name or "\0" in name:  # which is between the names in a state
+            raise ValueError(f"add_task: name must be a text without NUL, got {name!r}")
         if name in self._names:
             raise ValueError(f"add_task: there is a task {name!r} already; there are {self._listed()}")
         layers = self.trunk_layers()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -79,10 +80,13 @@ class Run:
         self.history, self.patience = History(), Patience()
         self.best: list[Tensor] = []
         self.is_complete = self.has_begun = False
-        # Weights that move while training may have moved since.
-        owned = ownership(net, self.tasks, exact=settings.reselect is None)
-        self.fingerprint = settings.fingerprint() | {"owned weights (digest)": owned}
         self._begin_epoch(1)
+
+    @functools.cached_property
+    def fingerprint(self) -> dict[str, Any]:
+        """Of the settings, and of what the tasks own; how much, where weights move while training."""
+        owned = ownership(self.net, self.tasks, exact=self.settings.reselect is None)
+        return self.settings.fingerprint() | {"owned weights (digest)": owned}
 
     def _begin_epoch(self, epoch: int) -> None:
         self.epoch, self.step, self.seconds = epoch, 0, 0.0

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from rsn2_kernels.nn import SlotModule, TaskLayer, active, slot_modules
+from rsn2_kernels.nn import SlotModule, TaskConv2d, TaskLayer, TaskLinear, active, slot_modules
 
 
 def _load_models() -> ModuleType:
@@ -121,3 +121,16 @@ def bytes_of() -> Callable[[nn.Module, int], dict[str, bytes]]:
         return found
 
     return collect
+
+
+@pytest.fixture(params=["linear", "conv"])
+def claimed_layer_and_input(request: pytest.FixtureRequest, draw: Callable[..., Tensor]) -> tuple[TaskLayer, Tensor]:
+    """Three slots, of which the last owns nothing, and four rows."""
+    layer: TaskLayer
+    if request.param == "linear":
+        layer, x = TaskLinear(9, 7, num_slots=3), torch.randn(4, 9)
+    else:
+        layer, x = TaskConv2d(3, 4, 3, num_slots=3), torch.randn(4, 3, 5, 5)
+    layer.claim(0, draw(layer, 0.2))
+    layer.claim(1, draw(layer, 0.3))
+    return layer, x

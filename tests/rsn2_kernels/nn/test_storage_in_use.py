@@ -11,20 +11,6 @@ from torch.optim.swa_utils import AveragedModel, get_ema_avg_fn, get_ema_multi_a
 
 from rsn2_kernels.nn import TaskConv2d, TaskLayer, TaskLinear
 
-MAKERS = {
-    "linear": lambda num_slots=3: (TaskLinear(9, 7, num_slots=num_slots), torch.randn(4, 9)),
-    "conv": lambda num_slots=3: (TaskConv2d(3, 4, 3, num_slots=num_slots), torch.randn(4, 3, 5, 5)),
-}
-
-
-@pytest.fixture(params=MAKERS)
-def layer_and_input(request, draw):
-    """Three slots, of which the last owns nothing."""
-    layer, x = MAKERS[request.param]()
-    layer.claim(0, draw(layer, 0.2))
-    layer.claim(1, draw(layer, 0.3))
-    return layer, x
-
 
 def trained(layer: TaskLayer, x: torch.Tensor, slot: int, optimizer: torch.optim.Optimizer) -> None:
     optimizer.zero_grad()
@@ -41,8 +27,8 @@ def trained(layer: TaskLayer, x: torch.Tensor, slot: int, optimizer: torch.optim
     [{}, {"avg_fn": get_ema_avg_fn(0.9)}, {"multi_avg_fn": get_ema_multi_avg_fn(0.9)}],
     ids=["swa", "ema", "ema_multi"],
 )
-def test_an_average_is_that_of_the_parameters(layer_and_input, use_buffers, average):
-    layer, x = layer_and_input
+def test_an_average_is_that_of_the_parameters(claimed_layer_and_input, use_buffers, average):
+    layer, x = claimed_layer_and_input
     layer.freeze(0)
     layer.read(1, [0])
     layer.slot_map = torch.tensor([2, 1, 0])
@@ -72,8 +58,8 @@ def test_an_average_is_that_of_the_parameters(layer_and_input, use_buffers, aver
 
 
 @pytest.mark.parametrize("on", ["layer", "model", "list", "parameter"])
-def test_only_thaw_lets_a_frozen_slot_train(layer_and_input, on):
-    layer, x = layer_and_input
+def test_only_thaw_lets_a_frozen_slot_train(claimed_layer_and_input, on):
+    layer, x = claimed_layer_and_input
     layer.freeze(0)
     layer.read(1, [0])
     before, y = [p.detach().clone() for p in layer.parameters_of(0)], layer(x, 0)
@@ -93,8 +79,8 @@ def test_only_thaw_lets_a_frozen_slot_train(layer_and_input, on):
     assert layer.values[0].grad is not None
 
 
-def test_frozen_slots_of_loaded_layers_and_copies(layer_and_input):
-    layer, x = layer_and_input
+def test_frozen_slots_of_loaded_layers_and_copies(claimed_layer_and_input):
+    layer, x = claimed_layer_and_input
     layer.freeze(1)
     loaded = copy.deepcopy(layer)
     layer.thaw(1)
@@ -114,8 +100,8 @@ def test_frozen_slots_of_loaded_layers_and_copies(layer_and_input):
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("change", ["claim", "release", "load", "load_fewer"])
-def test_a_graph_of_before_does_not_hinder_one_of_after(layer_and_input, draw, change, dtype):
-    layer, x = layer_and_input
+def test_a_graph_of_before_does_not_hinder_one_of_after(claimed_layer_and_input, draw, change, dtype):
+    layer, x = claimed_layer_and_input
     layer, x = layer.to(dtype), x.to(dtype)
     other = copy.deepcopy(layer)
     other.claim(0, draw(other, 0.1))
@@ -145,8 +131,8 @@ def test_a_graph_of_before_does_not_hinder_one_of_after(layer_and_input, draw, c
 @pytest.mark.parametrize(
     "change", ["claim", "claim_places", "release", "read", "add_slot", "load", "load_assign", "make"]
 )
-def test_changes_in_inference_mode_leave_a_layer_that_trains(layer_and_input, draw, change):
-    layer, x = layer_and_input
+def test_changes_in_inference_mode_leave_a_layer_that_trains(claimed_layer_and_input, draw, change):
+    layer, x = claimed_layer_and_input
     layer.freeze(1)
     with torch.inference_mode():
         if change == "claim":
@@ -177,8 +163,8 @@ def test_changes_in_inference_mode_leave_a_layer_that_trains(layer_and_input, dr
 
 @pytest.mark.parametrize("of", ["x", "parameters"])
 @pytest.mark.parametrize("transform", ["grad", "vjp", "jacrev"])
-def test_functional_derivatives_are_refused_clearly(layer_and_input, transform, of):
-    layer, x = layer_and_input
+def test_functional_derivatives_are_refused_clearly(claimed_layer_and_input, transform, of):
+    layer, x = claimed_layer_and_input
     given = {name: parameter.detach() for name, parameter in layer.named_parameters()}
 
     def of_x(x: torch.Tensor) -> torch.Tensor:
@@ -196,8 +182,8 @@ def test_functional_derivatives_are_refused_clearly(layer_and_input, transform, 
     layer(x, 0).sum().backward()
 
 
-def test_a_compiled_layer_follows_changes(layer_and_input, draw):
-    layer, x = layer_and_input
+def test_a_compiled_layer_follows_changes(claimed_layer_and_input, draw):
+    layer, x = claimed_layer_and_input
     torch._dynamo.reset()
     compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
 

@@ -10,21 +10,7 @@ import torch
 from torch import nn
 from torch.distributed.checkpoint.state_dict import get_model_state_dict, set_model_state_dict
 
-from rsn2_kernels.nn import SlotModule, TaskConv2d, TaskLinear
-
-MAKERS = {
-    "linear": lambda num_slots=3: (TaskLinear(9, 7, num_slots=num_slots), torch.randn(4, 9)),
-    "conv": lambda num_slots=3: (TaskConv2d(3, 4, 3, num_slots=num_slots), torch.randn(4, 3, 5, 5)),
-}
-
-
-@pytest.fixture(params=MAKERS)
-def layer_and_input(request, draw):
-    """Three slots, of which the last owns nothing."""
-    layer, x = MAKERS[request.param]()
-    layer.claim(0, draw(layer, 0.2))
-    layer.claim(1, draw(layer, 0.3))
-    return layer, x
+from rsn2_kernels.nn import SlotModule, TaskLinear
 
 
 def state_of(layer: nn.Module) -> dict[str, torch.Tensor]:
@@ -40,8 +26,8 @@ def is_unchanged(layer: nn.Module, before: dict[str, torch.Tensor]) -> bool:
 
 
 @pytest.mark.parametrize("why", ["trains", "requires_grad", "frozen"])
-def test_replaced_memory_is_refused(layer_and_input, why):
-    layer, x = layer_and_input
+def test_replaced_memory_is_refused(claimed_layer_and_input, why):
+    layer, x = claimed_layer_and_input
     if why == "frozen":
         layer.freeze(0)
     elif why == "requires_grad":
@@ -67,8 +53,8 @@ def test_replaced_memory_is_refused(layer_and_input, why):
             layer.state_dict()
 
 
-def test_replaced_parameters_are_refused(layer_and_input):
-    layer, x = layer_and_input
+def test_replaced_parameters_are_refused(claimed_layer_and_input):
+    layer, x = claimed_layer_and_input
     before, y = state_of(layer), layer(x, 0)
     for own in (layer.values, layer.bias):
         for replace in (
@@ -133,8 +119,8 @@ def test_what_a_state_cannot_give_is_reported(draw, lost):
     assert not found.unexpected_keys
 
 
-def test_torchs_distributed_checkpoints_see_every_entry(layer_and_input):
-    layer, x = layer_and_input
+def test_torchs_distributed_checkpoints_see_every_entry(claimed_layer_and_input):
+    layer, x = claimed_layer_and_input
     layer.freeze(0)
     layer.read(1, [0])
     layer.slot_map = torch.tensor([0, 1])
