@@ -15,7 +15,7 @@ NATIVE := $(shell find csrc -type f)
 
 help:
 	@echo "make demo             four tasks in one network, under two minutes; writes an HTML page"
-	@echo "make test             the tests, under 10 minutes"
+	@echo "make test             the tests, some ten minutes on two cores"
 	@echo "make lint             ruff, mypy, clang-format"
 	@echo "make format           lets ruff and clang-format rewrite the sources"
 	@echo "make check-all        everything: slow tests, both compilers, sanitizers, valgrind, CUDA compiled and inspected"

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from rsn2.metrics import OtherWork
+
 from .facts import facts
 from .measure import Pace, measure
 from .ops import task_conv2d, task_linear, task_linear_gradients
@@ -70,7 +72,7 @@ def show() -> None:
     table = Table(box=box.SIMPLE, padding=(0, 1, 0, 0), pad_edge=False)
     for header in ("work", "owned", "ms", "best dense", "default", "masked"):
         table.add_column(header, justify="left" if header in ("work", "best dense") else "right", no_wrap=True)
-    with Live(table, console=console, auto_refresh=False) as live:
+    with OtherWork() as other, Live(table, console=console, auto_refresh=False) as live:
         for words, point in chosen():
             table.add_row(*cells(words, measure(point, PACE)))
             live.refresh()
@@ -78,6 +80,12 @@ def show() -> None:
     words = [f"rsn2_kernels {known['rsn2_kernels']}", f"torch {known['torch']}"]
     words += [f"onnxruntime {known['onnxruntime'] or 'absent'}", f"CPU level {level}"]
     words += [known["processor"], f"{known['threads']} threads"]
+    if other.disturbs(known["threads"]):
+        console.print(
+            f"\nOther programs kept {other.cores:.1f} of {other.num_cores} cores busy meanwhile, and threads that wait "
+            "for each other lose more than that, some more than others: do not believe these ratios. Measure again on "
+            "idle cores, or with --threads 1, or with OMP_WAIT_POLICY=passive."
+        )
     console.print(
         "\nBest dense is the fastest of PyTorch's default, oneDNN, onnxruntime and, for convolutions, channels_last, "
         "with the mask multiplied out; masked multiplies it in every call. "

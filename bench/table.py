@@ -83,7 +83,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("lines", type=Path, metavar="LINES.jsonl")
     try:
         print(table(list(read(parser.parse_args(argv).lines).values())))
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         parser.error(str(error))
     return 0
 

@@ -9,13 +9,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rsn2 import data, metrics, models
+    from rsn2 import data, experiments, memory, metrics, models
     from rsn2.checkpoint import load
     from rsn2.network import MultitaskNetwork
     from rsn2.procedure import ClaimReport, EarlyStopping, History, Reselection, claim, equal_share, fit, read_weights
     from rsn2_kernels import CapacityError, __version__
 
-_MODULES = ("data", "metrics", "models")
+_MODULES = ("data", "experiments", "memory", "metrics", "models")
 _HOMES = {
     "CapacityError": "rsn2_kernels",
     "ClaimReport": "rsn2.procedure",
@@ -42,8 +42,10 @@ __all__ = [
     "claim",
     "data",
     "equal_share",
+    "experiments",
     "fit",
     "load",
+    "memory",
     "metrics",
     "models",
     "read_weights",

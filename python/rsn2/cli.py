@@ -136,19 +136,34 @@ def run(
     threads: Threads = None,
 ) -> None:
     """Run an experiment of the paper: finished parts are skipped, an interrupted one goes on where it was."""
-    from rsn2.experiments import PAPER, load_experiment
+    from rsn2.experiments import EXPERIMENTS, PAPER, load_experiment
 
+    if experiment not in (*EXPERIMENTS, "all"):
+        raise ValueError(f"experiment must be one of {', '.join(EXPERIMENTS)}, or all, got {experiment!r}")
     loaded = [load_experiment(name) for name in (PAPER if experiment == "all" else (experiment,))]
     _use_threads(threads)
     from rsn2.experiments.running import run as run_units
     from rsn2.report.results import write_markdown
 
     for one in loaded:
+        one.units(variants=None if variant is None else tuple(variant))  # a wrong one is known before any work
+    _check_device(device)
+    for one in loaded:
         run_units(one, out, data_dir=data_dir, seeds=seeds, variants=variant, smoke=smoke, progress=progress,
                   device=device, say=typer.echo)  # fmt: skip
         path = write_markdown(one, out)
         typer.echo(path.read_text(encoding="utf-8"))
         typer.echo(f"{out / f'{one.name}.jsonl'} and {path} hold this")
+
+
+def _check_device(name: str) -> None:
+    import torch
+
+    try:
+        torch.empty(1, device=name)
+    except (RuntimeError, AssertionError) as error:  # a PyTorch without CUDA asserts
+        reason = str(error).split("\n")[0]
+        raise ValueError(f"--device must be one that this PyTorch can use, got {name!r}: {reason}") from None
 
 
 @app.command()

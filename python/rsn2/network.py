@@ -33,10 +33,13 @@ class MultitaskNetwork(nn.Module):
 
     Raises:
         ValueError: the trunk has no layer that tasks could share, or has slots already.
+        TypeError: it is no module.
     """
 
     def __init__(self, trunk: nn.Module, *, where: Where | None = None) -> None:
         super().__init__()
+        if not isinstance(trunk, nn.Module):
+            raise TypeError(f"MultitaskNetwork: trunk must be a module, got {type(trunk).__name__}")
         if isinstance(trunk, SlotModule) or not any(True for _ in trunk.children()):
             trunk = nn.Sequential(trunk)  # a layer can be replaced only inside of another module
         present = slot_modules(trunk)

@@ -65,7 +65,11 @@ def register_product(name: str, grad_input: Gradient, grad_values: Gradient) -> 
         def backward(ctx: Any, *grads: Tensor) -> tuple[Any, ...]:
             saved = ctx.saved_tensors  # may run a whole forward pass, with autograd
             if torch.is_grad_enabled():  # create_graph=True: the operators refuse what comes after them
-                return backward(ctx, saved, *grads)
+                first, second, grad_x, *others = backward(ctx, saved, *grads)
+                trainable = [p for p in saved[len(saved) - ctx.num_saved_params :] if p.requires_grad]
+                if grad_x is not None and trainable and not grad_x.requires_grad:
+                    grad_x = _Refusal.apply(name, grad_x, *trainable)
+                return (first, second, grad_x, *others)
             with torch._C._AutoDispatchBelowAutograd():
                 return backward(ctx, saved, *grads)
 
@@ -89,6 +93,23 @@ def register_product(name: str, grad_input: Gradient, grad_values: Gradient) -> 
     LIBRARY.impl(name, product, "Autograd", with_keyset=True)
 
 
+class _Refusal(torch.autograd.Function):
+    """The gradient of the input depends on the Parameters, which ``values`` does not show to autograd."""
+
+    @staticmethod
+    def forward(ctx: Any, name: str, grad_x: Tensor, *params: Tensor) -> Tensor:
+        ctx.name = name
+        return grad_x
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> Any:
+        raise NotImplementedError(second_derivatives_of(ctx.name))
+
+
+def second_derivatives_of(name: str) -> str:
+    return f"{name}: second derivatives are not implemented (backward with create_graph=True)"
+
+
 def _remember(ctx: Any, args: tuple[Any, ...], y: Tensor) -> None:
     """Keep what the backward pass needs."""
     x, values, positions, index, slots, bias, frozen, activation, _, *window = args[:-4]
@@ -96,9 +117,11 @@ def _remember(ctx: Any, args: tuple[Any, ...], y: Tensor) -> None:
     saved = [x, values, positions, index, slots, *frozen]
     if activation == "relu":
         saved.append(y)  # which outputs passed the ReLU can be read off the result
+    ctx.num_saved_params = 0
     if ctx.needs_input_grad[2]:
-        # Not used: the Parameters share the memory of ``values`` but count their versions themselves, and autograd is
-        # to refuse a backward pass after an optimizer's step, as it does for torch.nn.Linear.
+        ctx.num_saved_params = len(weight_params)
+        # Not computed with: the Parameters share the memory of ``values`` but count their versions themselves, and
+        # autograd is to refuse a backward pass after an optimizer's step, as it does for torch.nn.Linear.
         saved.extend(weight_params)
     ctx.save_for_backward(*saved)
     ctx.num_frozen, ctx.activation, ctx.window = len(frozen), activation, window
@@ -161,7 +184,7 @@ def refuse_second_derivative(name: str) -> None:
     """Gradients of gradients are refused loudly, until they are built."""
 
     def backward(ctx: Any, grad: Tensor) -> Any:
-        raise NotImplementedError(f"{name}: second derivatives are not implemented (backward with create_graph=True)")
+        raise NotImplementedError(second_derivatives_of(name))
 
     torch.library.register_autograd(f"{NAMESPACE}::{name}", backward)
 

@@ -74,6 +74,10 @@ class SlotModule(nn.Module):
                 f"{kind}: slot must be an int or a name (or, for rows of several slots, an int64 tensor), "
                 f"got {type(slot).__name__}"
             )
+        if not self.num_slots:
+            raise IndexError(
+                f"{kind}: slot must be one of the layer's, which has none (add_slot makes one), got {slot}"
+            )
         if not 0 <= slot < self.num_slots:
             raise IndexError(f"{kind}: slot must be in 0..{self.num_slots - 1}, got {slot}")
         return slot

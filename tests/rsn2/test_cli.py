@@ -53,8 +53,10 @@ def test_data_is_mounted():
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (("run", "exp99"), "name must be one of exp1, exp2"),
-        (("run", "exp3", "--variant", "none"), "variants of exp3 must be among"),
+        (("run", "exp99"), "experiment must be one of exp1, exp2"),
+        (("run", "exp3", "--device", "toaster"), "--device must be one that this PyTorch can use, got 'toaster'"),
+        (("run", "all", "--variant", "none"), "variants (--variant) of exp1 must be among ours"),
+        (("run", "exp3", "--variant", "none"), "variants (--variant) of exp3 must be among"),
         (("report", "/does/not/exist"), "RESULTS_DIR must be a folder"),
         (("demo", "--out", "/does/not/exist/page.html"), "--out must be in a folder that exists"),
     ],

@@ -162,7 +162,8 @@ def test_dedicated_networks_may_use_one_thread_or_all(demo, set_num_threads):
 
 def test_what_is_worse_is_said(demo):
     result, _ = demo
-    slow = dataclasses.replace(result.speeds[0], ours=Timing((2.0,)), dedicated=Timing((1.0,)), is_identical=False)
+    slow = dataclasses.replace(result.speeds[0], ours=Timing((2.0,)), dedicated=Timing((1.0,)),
+                               is_identical=False, is_disturbed=False)  # fmt: skip
     worse = dataclasses.replace(result, speeds=[slow])
     worse.after_stage = [
         *result.after_stage[:-1],
@@ -172,8 +173,11 @@ def test_what_is_worse_is_said(demo):
     assert "2.0 × slower" in html and "takes 2.00 times as long" in html and "only up to rounding" in html
     for name in result.tasks:
         assert f"{name}: " in " ".join(shortcomings(worse))
-    noisy = dataclasses.replace(slow, ours=Timing((1.0, 1.0, 5.0, 5.0, 5.0)))
-    assert "idle machine" in " ".join(shortcomings(dataclasses.replace(result, speeds=[noisy])))
+    wide = dataclasses.replace(slow, ours=Timing((1.0, 1.0, 5.0, 5.0, 5.0)))
+    for noisy in (wide, dataclasses.replace(slow, is_disturbed=True)):
+        told = dataclasses.replace(worse, speeds=[noisy])
+        assert "idle machine" in " ".join(shortcomings(told)) and "takes 2.00 times" not in " ".join(shortcomings(told))
+        assert "not measured well" in render(told)
 
 
 def test_differences_count_rows():

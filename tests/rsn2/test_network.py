@@ -265,6 +265,8 @@ def test_trunks_that_cannot_be_shared() -> None:
     net.add_task("a")
     with pytest.raises(ValueError, match="must give a tensor of 3 rows, as it got, but gave"):
         net(torch.randn(3, 2), task="a")
+    with pytest.raises(TypeError, match="trunk must be a module, got NoneType"):
+        rsn2.MultitaskNetwork(None)
 
 
 def test_the_public_names() -> None:

@@ -102,7 +102,7 @@ def fetch_command(names: Names = None, data_dir: DataDir = None) -> None:
 def check_command(names: Names = None, data_dir: DataDir = None) -> None:
     """Read whole data sets and compare them with the published content.
 
-    The exit code is 1 when one is broken or differs, or when one that was named is missing.
+    The exit code is 1 when one is broken or differs, or when one that was named is missing, or all are.
     """
     wanted = _known(names)
     console = _console()
@@ -127,6 +127,7 @@ def check_command(names: Names = None, data_dir: DataDir = None) -> None:
             source = SOURCES[result.name]
             command = f"{result.name}: `rsn2 data fetch {result.name} --data-dir {root}`"
             console.print(command if source.files else by_hand(source, root))
-    failing = {BROKEN, DIFFERS} | ({MISSING} if names else set())
+    is_missing = names or all(result.status == MISSING for result in results)
+    failing = {BROKEN, DIFFERS} | ({MISSING} if is_missing else set())
     if any(result.status in failing for result in results):
         raise typer.Exit(code=1)

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from rsn2.demo.tasks import Task, inputs_of, owned_tensors
 from rsn2.experiments.training import DenseNetworks, bytes_of_network, digest, outputs_of
-from rsn2.metrics import Timing, time_in_turns
+from rsn2.metrics import OtherWork, Timing, time_in_turns
 from rsn2.network import MultitaskNetwork
 from rsn2_kernels.testing import assert_as_accurate
 
@@ -102,11 +102,15 @@ class Speed:
     ours_threads: int
     dedicated_threads: int
     is_identical: bool
+    is_disturbed: bool = False
+    """Whether other programs had cores that were timed."""
 
     @property
     def is_noisy(self) -> bool:
-        """Whether the measurements are so far apart that other work on the machine must have disturbed them."""
-        return any(t.quantile_ms(0.8) > 2 * t.quantile_ms(0.2) for t in (self.ours, self.dedicated))
+        """Whether other programs took cores, or measurements are so far apart that something else must have."""
+        return self.is_disturbed or any(
+            t.quantile_ms(0.8) > 2 * t.quantile_ms(0.2) for t in (self.ours, self.dedicated)
+        )
 
     @property
     def ratio(self) -> float:
@@ -141,14 +145,15 @@ def speed(
         for threads in sorted({1, num_threads}, reverse=True)
         for name, model in models.items()
     }
-    timings = time_in_turns(functions, repeats=repeats, rest_seconds=0.03)
+    with OtherWork() as other:
+        timings = time_in_turns(functions, repeats=repeats, rest_seconds=0.03)
 
     def best(name: str) -> int:
         return min({1, num_threads}, key=lambda threads: timings[f"{name} {threads}"].median_ms())
 
     ours, dedicated = best("ours"), best("dedicated")
     return Speed(rows_per_task, timings[f"ours {ours}"], timings[f"dedicated {dedicated}"], ours, dedicated,
-                 is_identical)  # fmt: skip
+                 is_identical, other.disturbs(num_threads))  # fmt: skip
 
 
 def _with_threads(threads: int, model: nn.Module, inputs: Mapping[str, Tensor]) -> None:

@@ -60,7 +60,7 @@ def shortcomings(result: Any) -> list[str]:
             )
     if any(speed.is_noisy for speed in result.speeds):
         found.append(
-            "Other work disturbed the measurement of milliseconds (see the wide spans), of which nothing is said here: "
+            "Other programs disturbed the measurement of milliseconds, of which nothing is said here: "
             "run the demo again on an idle machine. Where cores are shared, OMP_WAIT_POLICY=passive helps."
         )
     if result.sizes.ours_stored >= result.sizes.dedicated:

@@ -33,16 +33,19 @@ def fashion_ensemble() -> Experiment:
         title="Fashion-MNIST five times in one convolutional network, and the ensemble",
         description=(
             "The convolutional network of Experiment 4 holds Fashion-MNIST five times; each subnetwork claims 20 % of "
-            "the weights of every layer, so that all weights are used. The ensemble adds the five softmax outputs. In "
-            "the paper's own run the fifth task got all weights of every layer, by the rule of its threshold "
+            "the weights of every layer, so that all weights are used. The ensemble adds the five softmax outputs. "
+            "In the paper's own run the fifth task got all weights of every layer, by the rule of its threshold "
             "(counted below); here no weight has two owners, which is why its 92 % for that subnetwork and for the "
-            "ensemble are not promised. Steps are timed for the first; the others have as many weights. "
-            "`ours` chooses at random: five times the same data want the same weights, and who chooses last by the "
-            "gradient is left with those that matter least (in runs of seed 0 the fifth had 88.2 % of the validation "
-            "images when the largest gradients of each layer were taken, 89.1 % with those of each unit, and the "
-            "others 90.8 to 92.0 %; at random all five have 91.8 to 92.0 %).\n\nThe ensemble gains over the mean of "
-            "its members in every seed; over the best of them it gains what that one leaves, which is chance: in seed "
-            "1 one trained for 16 epochs, the others for 10 to 13, before the validation loss had not fallen for three."
+            "ensemble are not promised. Steps are timed for the first; the others have as many weights. `ours` "
+            "chooses at random: five times the same data want the same weights, and who chooses last by the gradient "
+            "is left with those that matter least (in runs of seed 0 the fifth had 88.2 % of the validation images "
+            "when the largest gradients of each layer were taken, 89.1 % with those of each unit, and the others 90.8 "
+            "to 92.0 %; at random all five have 91.8 to 92.0 %).\n\nThe target of 0.5 points above the best member "
+            "is missed by two of the three seeds that come with the project (0.51, -0.05 and 0.07; the paper prints "
+            "92 % for both, a gain of 0). Above the mean of its members the ensemble is in every seed, by 0.64, 0.71 "
+            "and 0.48; the rest is how far the best of five test figures lies above their mean (0.13, 0.76 and 0.41), "
+            "which is mostly chance: by validation images the ensemble is 0.52, 0.08 and 0.25 above the best. It has "
+            "no dense control, which would be an ensemble of five dense networks."
         ),
         common=COMMON,
         variants={
@@ -62,7 +65,7 @@ def fashion_ensemble() -> Experiment:
         ),
         run_unit=units_of_stage(Recipe(tasks, network, exp4.control, finish=ensemble, timed=NAMES[:1])),
         figures=figures,
-        borrowed_controls={name: ("exp4", "fashion") for name in (*NAMES, "ensemble")},
+        borrowed_controls={name: ("exp4", "fashion") for name in NAMES},
     )  # fmt: skip
 
 

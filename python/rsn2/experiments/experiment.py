@@ -183,7 +183,7 @@ class Experiment:
         known = [*self.variants, *(["control"] if self.borrowed_controls and not self.controls else [])]
         unknown = [name for name in variants or () if name not in known]
         if unknown:
-            raise ValueError(f"units: variants of {self.name} must be among {', '.join(known)}, got "
+            raise ValueError(f"units: variants (--variant) of {self.name} must be among {', '.join(known)}, got "
                              f"{', '.join(unknown)}")  # fmt: skip
         changes = dict(self.smoke) if smoke else {}
         return [

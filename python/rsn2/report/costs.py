@@ -69,7 +69,7 @@ def speed_table(entry: Entry) -> Table | None:
         tuple(rows),
         f"Forward, backward and Adam; medians of steps in turns, {facts['threads']} threads of {facts['processor']}; "
         "in brackets, how many times as long as ours. Masked dense is the same network with weights times masks in "
-        "every step; its loss was the same before the clock started. Dense ones compute channels last.",
+        "every step; its loss was the same before the clock started. Dense convolutions compute channels last.",
     )
 
 
@@ -137,8 +137,8 @@ def cost_table(experiment: Experiment, entries: Sequence[Entry]) -> Table | None
         return None
     used = sorted(set(map(machine, facts)))
     headings = ("stage", "epochs", "seconds per epoch", "seconds to claim", "seconds in all", "peak memory, MB")
-    note = f"Mean over seeds (smallest to largest). On {'; '.join(used)}. Other work on the machine is in the seconds, "
-    note += "and in the memory, the largest of all seeds, often what the process kept of stages before."
+    note = f"Mean over seeds (smallest to largest). On {'; '.join(used)}. What else ran on the machine is in the "
+    note += "seconds; the memory is the largest of all seeds, often with what the process kept of stages before."
     return Table("Cost", headings, tuple(rows), note, tuple(groups), "variant")
 
 

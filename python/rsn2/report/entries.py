@@ -47,14 +47,18 @@ class Entry:
         found = {line["stage"] for line in self.lines}
         return [stage for stage in self.order if stage in found]
 
-    def values(self, task: str, metric: str) -> list[Any]:
-        """One value per seed that has one, in the order of the seeds."""
+    def by_seed(self, task: str, metric: str) -> dict[int, Any]:
+        """The value of every seed that has one, in the order of the seeds."""
         found = {}
         for line in self.lines:
             value = line["metrics"].get("tasks", {}).get(task, {}).get(metric)
             if value is not None:
                 found[line["seed"]] = value
-        return [found[seed] for seed in sorted(found)]
+        return dict(sorted(found.items()))
+
+    def values(self, task: str, metric: str) -> list[Any]:
+        """These values alone."""
+        return list(self.by_seed(task, metric).values())
 
     def whole_runs(self) -> list[list[ResultLine]]:
         """For every seed of which all stages are finished, its lines in the order of the stages."""

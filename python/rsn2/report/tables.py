@@ -209,14 +209,20 @@ def kept_bits(runs: Sequence[Sequence[dict[str, Any]]]) -> str:
 
 
 def kept_by_all(entries: Sequence[Entry]) -> str:
-    """The same of all settings at once; nothing where no stage came after another."""
-    later = [line for entry in entries if not entry.is_control for run in entry.whole_runs() for line in run[1:]]
-    same = sum(line["metrics"].get("outputs_of_earlier_tasks") == "the same bits" for line in later)
-    if not later:
+    """The same of all settings at once; nothing where no task came after another. A line of a stage is of one later
+    task, one of a network of its own, which says ``num_tasks``, of all but the first.
+    """
+    same = total = 0
+    for run in (run for entry in entries if not entry.is_control for run in entry.whole_runs()):
+        for number, line in enumerate(run):
+            later = line["metrics"].get("num_tasks", 2 if number else 1) - 1
+            total += later
+            same += later if line["metrics"].get("outputs_of_earlier_tasks") == "the same bits" else 0
+    if not total:
         return ""
     return (
-        f" In {same} of {len(later)} later stages all test outputs of all earlier tasks were compared and had the same "
-        "bits before and after."
+        f" For {same} of {total} later tasks all outputs of all earlier tasks were compared and had the same bits "
+        "before and after."
     )
 
 

@@ -43,6 +43,10 @@ def test_check_fails_for_what_was_named_and_is_missing(complete_mnist, rsn2_data
     assert rsn2_data("check", "mnist", "imdb", "--data-dir", complete_mnist).exit_code == 1
 
 
+def test_check_fails_where_nothing_is(tmp_path, rsn2_data):
+    assert rsn2_data("check", "--data-dir", tmp_path / "absent").exit_code == 1
+
+
 def test_check_fails_for_what_is_broken(complete_mnist, rsn2_data):
     (complete_mnist / "mnist" / "t10k-labels-idx1-ubyte.gz").write_bytes(b"x")
     result = rsn2_data("check", "--data-dir", complete_mnist)

@@ -76,7 +76,7 @@ def test_some_seeds_and_variants(tmp_path):
     recorder = Recorder()
     quiet(tmp_path, recorder, seeds=[7], variants=["b"])
     assert recorder.calls == [("b", 7, "one")]
-    with pytest.raises(ValueError, match="units: variants of toy must be among a, b, got c"):
+    with pytest.raises(ValueError, match=r"units: variants \(--variant\) of toy must be among a, b, got c"):
         quiet(tmp_path, recorder, variants=["c"])
 
 

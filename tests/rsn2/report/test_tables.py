@@ -15,6 +15,7 @@ from rsn2.report.tables import (
     f1_table,
     figure_table,
     judged,
+    kept_by_all,
     losses_table,
     mean_and_range,
     mean_and_spread,
@@ -95,9 +96,17 @@ def test_beyond_the_paper_only_the_bits_are_told(line):
              line("granularity", "1x1-0.1", "fashion", losses={"digits": 0.25, "fashion": 0.5})]  # fmt: skip
     entries = Results(lines).entries(granularity)
     assert losses_table(granularity, entries[0]) is None
-    assert "In 1 of 1 later stages all test outputs" in results_table(granularity, entries).note
+    assert "For 1 of 1 later tasks all outputs" in results_table(granularity, entries).note
     lines[1]["metrics"]["outputs_of_earlier_tasks"] = "not compared"
-    assert "In 0 of 1 later stages" in results_table(granularity, Results(lines).entries(granularity)).note
+    assert "For 0 of 1 later tasks" in results_table(granularity, Results(lines).entries(granularity)).note
+
+
+def test_every_network_of_capacity_counts_its_later_tasks(line):
+    capacity, lines = load_experiment("capacity"), []
+    for num_tasks in (1, 8, 128):
+        lines.append(line("capacity", "mnist-random", f"T={num_tasks}"))
+        lines[-1]["metrics"] |= {"num_tasks": num_tasks, "outputs_of_earlier_tasks": "the same bits"}
+    assert "For 134 of 134 later tasks" in kept_by_all(Results(lines).entries(capacity))
 
 
 def test_what_was_not_compared_is_said(exp3, exp3_lines):

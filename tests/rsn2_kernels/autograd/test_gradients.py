@@ -185,6 +185,20 @@ def test_second_derivatives_are_refused(make_problem):
         grad.sum().backward()
 
 
+def test_a_gradient_penalty_is_refused(make_problem, make_layer):
+    """The gradient of a sum depends on the Parameters alone, of which the flat values tell autograd nothing."""
+    problem = make_problem(4, 2, dtype=torch.float64)
+    layer = make_layer(problem, (0, 1))
+    x = problem.x.clone().requires_grad_()
+    (grad,) = torch.autograd.grad(layer(x, problem.slots).sum(), x, create_graph=True)
+    assert torch.equal(grad, torch.autograd.grad(layer(x, problem.slots).sum(), x)[0])
+    with pytest.raises(NotImplementedError, match=r"task_\w+: second derivatives are not implemented"):
+        (layer(x, problem.slots).pow(2).mean() + grad.pow(2).sum()).backward()
+    finished = make_layer(problem, ())  # nothing that trains: the gradient is a constant
+    (grad,) = torch.autograd.grad(finished(x, problem.slots).sum(), x, create_graph=True)
+    assert not grad.requires_grad
+
+
 def test_second_derivatives_of_values_and_bias_are_refused(make_problem):
     problem = make_problem(4, 2, dtype=torch.float64)
     values, bias = problem.weight.values.clone().requires_grad_(), problem.bias.clone().requires_grad_()

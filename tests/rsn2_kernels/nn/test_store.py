@@ -119,6 +119,7 @@ def test_refused_claims_change_nothing(layer_and_input, draw):
         (lambda: layer.claim(1, free.tolist()), TypeError, "mask must be a bool tensor .* got list"),
         (lambda: layer.claim(1, None), TypeError, "mask must be a bool tensor .* got NoneType"),
         (lambda: layer.claim(3, free), IndexError, r"slot must be in 0\.\.2, got 3"),
+        (lambda: TaskLinear(2, 2, num_slots=0).claim(0, free), IndexError, "which has none .* got 0"),
         (lambda: layer.claim("a", free), KeyError, "unknown slot 'a'; there are 0..2"),
         (lambda: layer.claim(True, free), TypeError, r"slot must be an int or a name .*, got bool"),
         (lambda: layer.claim(2, free), ValueError, "slot 2 is frozen; thaw it first"),
