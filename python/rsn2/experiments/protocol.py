@@ -6,6 +6,7 @@ import functools
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from fnmatch import fnmatch
 from typing import Any, cast
 
 import torch
@@ -53,7 +54,8 @@ class Settings:
     """Everything that decides a result besides the seed.
 
     Attributes:
-        kind: ``"rsn2"`` (one network, disjoint weights), ``"dense"`` (one ordinary network per task), or ``"authors"``
+        kind: ``"rsn2"`` (one network, disjoint weights), ``"dense"`` (one ordinary network per task), ``"finetuned"``
+            (the same, but those of later stages start from the first one's, all but the output layer), ``"authors"``
             (masks by the rule of the authors' code are counted and nothing is trained), or ``"speed"`` (training steps
             are timed).
         stages: the tasks that train together, joined by ``+``, stage after stage.
@@ -172,11 +174,14 @@ class _Stage:
     def __init__(self, recipe: Recipe, unit: Unit, context: Context) -> None:
         self.recipe, self.unit, self.context = recipe, unit, context
         self.own = unit.stage.split("+")
-        self.is_dense = unit.settings["kind"] == "dense"
-        stages = list(unit.settings["stages"]) if unit.settings["kind"] == "rsn2" else [unit.stage]
+        kind = unit.settings["kind"]
+        self.is_finetuned = kind == "finetuned"
+        self.is_dense = kind == "dense" or self.is_finetuned
+        stages = list(unit.settings["stages"]) if kind in ("rsn2", "finetuned") else [unit.stage]
         self.number = stages.index(unit.stage)
         self.stages = stages
-        self.earlier = [task for stage in stages[: self.number] for task in stage.split("+")]
+        before = [] if self.is_dense else stages[: self.number]
+        self.earlier = [task for stage in before for task in stage.split("+")]
         self.settings: dict[str, Any] = dict(unit.settings) | dict(unit.settings["by_stage"].get(unit.stage, {}))
         self.tasks = recipe.tasks(unit.settings)
 
@@ -203,10 +208,11 @@ class _Stage:
             task: self._test(net, task, part) for task, part in data.items() if task in (*self.own, *self.earlier)
         }
         found: dict[str, Any] = {"tasks": {task: tested[task] for task in self.own}}
-        if isinstance(net, MultitaskNetwork):
+        if self.is_finetuned or not self.is_dense:
             self._keep(net)
-            if self.recipe.finish is not None and self.unit.stage == self.stages[-1]:
-                found["tasks"] |= self.recipe.finish(net, data, self.settings)
+        is_last = self.unit.stage == self.stages[-1]
+        if isinstance(net, MultitaskNetwork) and self.recipe.finish is not None and is_last:
+            found["tasks"] |= self.recipe.finish(net, data, self.settings)
         return found | {
             "losses_after": {task: metrics["loss"] for task, metrics in tested.items()},
             "outputs_of_earlier_tasks": "the same bits" if before else "no earlier tasks",
@@ -249,6 +255,8 @@ class _Stage:
         torch.manual_seed(self.unit.seed)
         if self.is_dense:
             control = self.recipe.control(self.settings, self.unit.stage)
+            if self.is_finetuned and self.number:
+                self._start_from_the_first(control)
             control = control.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stubs lack it
             return DenseNetworks({self.unit.stage: control}).to(self.context.device)
         net = self.recipe.network(self.settings).to(self.context.device)
@@ -259,7 +267,16 @@ class _Stage:
                 net.freeze(task)
         return net
 
-    def _keep(self, net: MultitaskNetwork) -> None:
+    def _start_from_the_first(self, control: nn.Module) -> None:
+        first = self.stages[0]
+        state = torch.load(network_file(self.unit, self.context, first), map_location="cpu", weights_only=True)
+        prefix = f"networks.{first}."
+        learned = {name.removeprefix(prefix): value for name, value in state.items()}
+        own = control.state_dict()
+        kept = [name for name in own if not any(fnmatch(name, f"{layer}.*") for layer in self.recipe.output_layers)]
+        control.load_state_dict(own | {name: learned[name] for name in kept})
+
+    def _keep(self, net: nn.Module) -> None:
         if self.unit.stage != self.stages[-1]:
             path = network_file(self.unit, self.context, self.unit.stage)
             path.parent.mkdir(parents=True, exist_ok=True)

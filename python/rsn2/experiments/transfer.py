@@ -88,6 +88,9 @@ def _experiment(name: str, title: str, settings: Settings, few_weights: bool = F
         }
     variants["control"] = Variant("dense control, one network per task", replace(alone, stages=(), **DENSE),
                                   tuple(ROWS), is_control=True)  # fmt: skip
+    finetuned = replace(alone, **DENSE | {"kind": "finetuned"})
+    variants["finetuned"] = Variant("dense control, trained on from the first task's", finetuned, stages,
+                                    is_control=True)  # fmt: skip
     return Experiment(
         name=name,
         title=title,
@@ -100,8 +103,9 @@ def _experiment(name: str, title: str, settings: Settings, few_weights: bool = F
             + ". In the variants `reading` the three also compute with the first "
             "one's weights in all layers but the output (rsn2's read_weights), and claim by the gradient of the "
             "network as it then is; nobody reads one of the three. That the first task's outputs, and those of every "
-            "other finished task, keep every bit is asserted in each run. The dense control learns the same few rows "
-            "from scratch. "
+            "other finished task, keep every bit is asserted in each run. One dense control learns the same few rows "
+            "from scratch; the other goes on from a dense network that has learned the first task, with a new output "
+            "layer: what is usually done where a network per task may be kept. "
             + ("The fully connected network of Experiment 3." if settings.network == "fully_connected" else
                "The convolutional network of Experiment 4, with maxima of stride 2 (935 712 weights).")
             + " With few rows: batches of 32, patience of 20 epochs, at most 200."

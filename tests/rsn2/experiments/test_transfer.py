@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import pytest
 import torch
 
 from rsn2.experiments import load_experiment, records
+from rsn2.experiments.experiment import Context, network_file
+from rsn2.experiments.protocol import Recipe, _Stage
 from rsn2.experiments.running import run
 from rsn2.experiments.tasks import prepared
-from rsn2.experiments.transfer import FIRST, ROWS, Settings, network, prepare, tasks
+from rsn2.experiments.transfer import FIRST, ROWS, Settings, control, network, prepare, tasks
 
 NAMES = ("transfer", "transfer-digits", "transfer-conv")
 QUIET = {"smoke": True, "progress": False, "say": lambda line: None}
@@ -38,11 +40,27 @@ def test_every_task_is_tested_and_none_forgets(finished, name):
         for line in lines:
             metrics = line["metrics"]["tasks"][line["stage"]]
             assert 0 <= metrics["accuracy"] <= 1 and metrics["validation"]["loss"] > 0 and len(metrics["f1"]) == 5
-            if variant != "control":
+            if variant not in ("control", "finetuned"):
                 after = line["metrics"]["losses_after"]
                 assert {task: after[task] for task in seen} == seen
                 assert line["metrics"]["outputs_of_earlier_tasks"] == ("the same bits" if seen else "no earlier tasks")
                 seen = after
+
+
+def test_what_is_trained_on_starts_from_the_first_task(finished, tiny_data):
+    """With its hidden layers and an output layer of its own; without that network there is an error."""
+    experiment = load_experiment("transfer")
+    unit = next(u for u in experiment.units((0,), ("finetuned",), True) if u.stage == "300 rows")
+    context = Context(tiny_data, finished, finished / "checkpoints" / "none.pt", False, lambda line: None)
+    start = _Stage(Recipe(tasks, network, control), unit, context)._network().state_dict()
+    first = torch.load(network_file(unit, context, FIRST), weights_only=True)
+    fresh = control(unit.settings, FIRST).state_dict()
+    assert {name.removeprefix("networks.300 rows.") for name in start} == set(fresh)
+    for name in fresh:
+        is_learned = torch.equal(start[f"networks.300 rows.{name}"], first[f"networks.{FIRST}.{name}"])
+        assert is_learned == (not name.startswith("output")), name
+    with pytest.raises(FileNotFoundError):
+        _Stage(Recipe(tasks, network, control), replace(unit, seed=7), context)._network()
 
 
 @pytest.mark.parametrize(("name", "share"), [*((name, "") for name in NAMES), ("transfer", "-0.01")])
