@@ -22,7 +22,6 @@ import rsn2
 from rsn2.data import TensorBatches, flat_pixels, unit_pixels
 from rsn2.experiments import tasks as experiment_tasks
 from rsn2.experiments.training import DenseNetworks
-from rsn2.memory import keep_freed_memory
 from rsn2.models import conv_network, fully_connected
 from rsn2.network import MultitaskNetwork
 from rsn2_kernels.nn import TaskLayer
@@ -163,5 +162,4 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as the command line does; it is a gain for both
     main()
