@@ -22,6 +22,7 @@ import rsn2
 from rsn2.data import TensorBatches, flat_pixels, unit_pixels
 from rsn2.experiments import tasks as experiment_tasks
 from rsn2.experiments.training import DenseNetworks
+from rsn2.memory import keep_freed_memory
 from rsn2.models import conv_network, fully_connected
 from rsn2.network import MultitaskNetwork
 from rsn2_kernels.nn import TaskLayer
@@ -162,4 +163,5 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
+    keep_freed_memory()  # of this process, ours or masked dense, as the command line does
     main()
