@@ -28,7 +28,7 @@ RSN2_DEVICE uint32_t lanes_before() { return (1u << lane_index()) - 1; }
 
 template <typename T>
 RSN2_HOST_DEVICE T ceil_div(T a, T b) {
-  return (a + b - 1) / b;
+  return (a + (b - 1)) / b;  // a may be as large as 2^31 - b
 }
 template <typename T>
 RSN2_HOST_DEVICE T least(T a, T b) {
