@@ -52,12 +52,12 @@ def ways_of_selection() -> Experiment:
             "it matters which: 2 % and 0.5 % of every layer for each task instead of 10 %. The paper takes the weights "
             "with the largest gradient, once, before training; here that is compared with other scores, and with "
             "weights that move among the free ones while a task trains, which the paper leaves to future work "
-            "(rsn2.Reselection; Evci et al., 2020, section 3, and, drawn by lot, Mocanu et al., 2018): up to step "
-            "900, after every 100 steps, at most 30 % of a task's weights, the smallest, are given back, and as many "
-            "free ones are claimed. Early stopping begins when ownership is final, in the tenth epoch. So that no way "
-            "gains by training longer, all train for at most 20 epochs, which with 0.5 % is before all but one have "
-            "stopped learning; the epochs of every run are in its line. What Experiment 3 reaches with 10 % and its "
-            "dense control are the figures to compare with."
+            "(rsn2.Reselection; Evci et al., 2020, section 3, and, drawn by lot, Mocanu et al., 2018): up to step 900, "
+            "after every 100 steps, at most 30 % of a task's weights, the smallest, are given back, and as many free "
+            "ones are claimed. Early stopping begins when ownership is final, in the tenth epoch. So that no way gains "
+            "by training longer, all train for at most 20 epochs, which with 0.5 % is before all but four of the 36 "
+            "trainings have stopped learning; the epochs of every run are in its line. What Experiment 3 reaches with "
+            "10 % and its dense control are the figures to compare with."
         ),
         variants={f"{name}-{keep:g}": variant for keep in KEEPS for name, variant in _variants(keep).items()},
         smoke=SMOKE | {"widths": (784, 64, 48, 10), "keep": 0.2, "reselect_every": 1, "reselect_until": 2},
