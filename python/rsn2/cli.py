@@ -5,6 +5,7 @@ Everything slow is imported inside the command that needs it, so that ``rsn2 --h
 
 from __future__ import annotations
 
+import os
 from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any
@@ -53,8 +54,10 @@ class _SeveralSeeds(TyperCommand):
 app = typer.Typer(cls=_OneLineErrors, no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False,
                   help="One network, many tasks, each in its own disjoint part of the weights.")  # fmt: skip
 
+# More threads than processors only wait for each other, and very many take the machine's last process.
 Threads = Annotated[
-    int | None, typer.Option(min=1, help="Threads for PyTorch; its own choice by default.", show_default=False)
+    int | None,
+    typer.Option(min=1, max=os.cpu_count(), help="Threads for PyTorch; its own choice by default.", show_default=False),
 ]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 
@@ -108,6 +109,12 @@ def test_seeds_are_given_in_a_row_or_one_by_one(args, seeds, monkeypatch, tmp_pa
 
 def test_a_negative_seed_is_refused():
     assert invoke("run", "exp3", "--seeds", "-1").exit_code == 2
+
+
+@pytest.mark.parametrize("args", [["demo"], ["bench"], ["run", "exp3", "--smoke"]], ids=lambda args: args[0])
+def test_more_threads_than_processors_are_refused(args):
+    result = invoke(*args, "--threads", str((os.cpu_count() or 1) + 1))
+    assert result.exit_code == 2 and "Invalid value for '--threads'" in result.output
 
 
 def test_every_public_name_of_the_package_is_there():
