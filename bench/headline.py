@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -81,10 +82,12 @@ def show() -> None:
     words += [f"onnxruntime {known['onnxruntime'] or 'absent'}", f"CPU level {level}"]
     words += [known["processor"], f"{known['threads']} threads"]
     if other.disturbs(known["threads"]):
+        is_passive = os.environ.get("OMP_WAIT_POLICY", "").lower() == "passive"
+        passive = "" if is_passive else ", or with OMP_WAIT_POLICY=passive"
         console.print(
             f"\nOther programs kept {other.cores:.1f} of {other.num_cores} cores busy meanwhile, and threads that wait "
             "for each other lose more than that, some more than others: do not believe these ratios. Measure again on "
-            "idle cores, or with --threads 1, or with OMP_WAIT_POLICY=passive."
+            f"idle cores, or with --threads 1{passive}."
         )
     console.print(
         "\nBest dense is the fastest of PyTorch's default, oneDNN, onnxruntime and, for convolutions, channels_last, "

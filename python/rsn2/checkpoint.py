@@ -168,10 +168,19 @@ def _empty_network(
         trunk = trunk()
     layers: dict[str, int] = next((task["slots"] for task in table["tasks"]), {})
 
-    def where(name: str, module: nn.Module) -> bool:
-        return any(layer == name or layer.startswith(f"{name}.") for layer in layers)
+    known: list[str] = []
 
-    net = MultitaskNetwork(trunk, where=where if layers else None)
+    def where(name: str, module: nn.Module) -> bool:
+        is_known = any(layer == name or layer.startswith(f"{name}.") for layer in layers)
+        known.extend([name] if is_known else [])
+        return is_known
+
+    try:
+        net = MultitaskNetwork(trunk, where=where if layers else None)
+    except ValueError as error:
+        if layers and not known:  # there was nothing to convert
+            raise ValueError(f"load: {path} has the layers {', '.join(layers)}, and the trunk none of them") from error
+        raise
     if layers and set(layers) != set(net.trunk_layers()):
         raise ValueError(f"load: {path} has the layers {', '.join(layers)}, the trunk {', '.join(net.trunk_layers())}")
     first_user: dict[tuple[str, int], str] = {}

@@ -127,7 +127,8 @@ def run(
         typer.Option(envvar="RSN2_DATA", help="The folder of the data sets, see `rsn2 data`.", show_default=False),
     ] = None,
     seeds: Annotated[
-        list[int] | None, typer.Option(min=0, help="Those of the experiment by default.", show_default=False)
+        list[int] | None,
+        typer.Option(min=0, help="One or several, as 0 1 2; those of the experiment by default.", show_default=False),
     ] = None,
     variant: Annotated[
         list[str] | None, typer.Option(help="May be given several times; all by default.", show_default=False)

@@ -338,20 +338,24 @@ class MultitaskNetwork(nn.Module):
     def _forward_tasks(self, inputs: Mapping[str | int, Any]) -> dict[str, Tensor]:
         if not inputs:
             raise ValueError(f"MultitaskNetwork: no task given; there are {self._listed()}")
-        groups: dict[Any, list[int]] = {}
-        stemmed: dict[Any, Tensor] = {}
         numbers = [self.task_number(task) for task in inputs]
         if len(set(numbers)) < len(numbers):
             raise ValueError(f"MultitaskNetwork: each task must be given once, got {list(inputs)}")
+        groups: list[list[int]] = []
+        given: list[Any] = []  # what a group without a stem was given: tasks that get the same share one
+        stemmed: list[Tensor] = []
         for number, x in zip(numbers, inputs.values(), strict=True):
-            has_stem = not isinstance(self.stems[number], nn.Identity)
-            key = number if has_stem else ("input", id(x))
-            groups.setdefault(key, []).append(number)
-            if key not in stemmed:
-                with active(0):
-                    stemmed[key] = self.stems[number](x)
-        check_rows([self._names[group[0]] for group in groups.values()], list(stemmed.values()))
-        trunk_outputs = run_trunk(self.trunk, self._slots, list(groups.values()), list(stemmed.values()))
+            # By identity, but not by id(): a compiled network would be compiled anew for every batch.
+            shared = [group for group, other in zip(groups, given, strict=True) if other is x and x is not None]
+            if shared:
+                shared[0].append(number)
+                continue
+            groups.append([number])
+            given.append(x if isinstance(self.stems[number], nn.Identity) else None)
+            with active(0):
+                stemmed.append(self.stems[number](x))
+        check_rows([self._names[group[0]] for group in groups], stemmed)
+        trunk_outputs = run_trunk(self.trunk, self._slots, groups, stemmed)
         outputs = {}
         for number in numbers:
             with active(0):

@@ -28,7 +28,8 @@ def run_trunk(trunk: nn.Module, slots: SlotTable, groups: list[list[int]], input
     ``torch.nn.Sequential``, up to where they part.
     """
     x, sizes = _joined(inputs), [len(part) for part in inputs]
-    for stage, names in _stages(trunk) if max(map(len, groups)) > 1 else [(trunk, list[str]())]:
+    whole: list[tuple[nn.Module, list[str]]] = [(trunk, [])]
+    for stage, names in _stages(trunk) if max(map(len, groups)) > 1 else whole:
         split = [_by_slots(group, slots, names) for group in groups]
         if sum(map(len, split)) > len(groups):
             parts = x.split(sizes)

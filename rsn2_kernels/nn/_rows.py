@@ -16,6 +16,7 @@ from rsn2_kernels.nn._slots import (
     check_range,
     check_slot_state,
     is_host_known,
+    save_slot_names,
     taken_from,
 )
 from rsn2_kernels.ops._checks import check_slots
@@ -199,6 +200,7 @@ class RowLayer(SlotModule):
             state["slot_map"] = self.slot_map
         for name, tensor in state.items():
             destination[prefix + name] = tensor if keep_vars else tensor.detach()
+        save_slot_names(self, destination, prefix)
 
     @changes_what_is_held
     def _load_from_state_dict(
@@ -221,7 +223,7 @@ class RowLayer(SlotModule):
         if any(name not in given for name in ("frozen", *kinds)):
             unexpected_keys.extend(prefix + name for name in given)  # none of them can be taken without those
             return
-        found = check_slot_state(self, given)
+        found = check_slot_state(self, given, local_metadata)
         num_slots = given["frozen"].numel()
         for kind in kinds:
             row = list(getattr(self, f"base_{kind}").shape)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from numbers import Integral
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -185,18 +185,31 @@ class SlotModule(nn.Module):
 
 
 def slot_modules(model: nn.Module) -> dict[str, SlotModule]:
-    """Every layer with slots in a model, by its qualified name."""
+    """Every layer with slots in a model, by its qualified name: task layers, normalisation and attention alike.
+
+    What is done for a slot in a whole model is done in all of them: ``for layer in slot_modules(model).values():
+    layer.freeze(slot)`` finishes it. Those that claim weights are :class:`~rsn2_kernels.nn.TaskLayer` among them.
+    """
     return {name: module for name, module in model.named_modules() if isinstance(module, SlotModule)}
 
 
-def check_slot_state(layer: SlotModule, given: dict[str, Tensor]) -> list[str]:
+def save_slot_names(layer: SlotModule, destination: dict[str, Tensor], prefix: str) -> None:
+    """Names are no tensors: they go where torch keeps a module's version, beside the state."""
+    metadata = getattr(destination, "_metadata", None)
+    if layer.slot_names and metadata is not None:
+        metadata.setdefault(prefix[:-1], {})["slot_names"] = list(layer.slot_names)
+
+
+def check_slot_state(layer: SlotModule, given: dict[str, Tensor], metadata: Mapping[str, Any]) -> list[str]:
     """What is wrong with the part of a loaded state that all layers with slots have."""
-    frozen, slot_map = given["frozen"], given.get("slot_map")
+    frozen, slot_map, names = given["frozen"], given.get("slot_map"), metadata.get("slot_names")
     found = []
     if frozen.dim() != 1 or frozen.dtype != torch.bool:
         found.append(f"frozen must be bool [T], got {frozen.dtype} {list(frozen.shape)}")
     elif layer.slot_names and len(frozen) != layer.num_slots:
-        found.append(f"the layer has slots {layer.slot_names}, the state {len(frozen)} slots")
+        found.append(f"the layer has slots {layer.slot_names}, the state {names or f'{len(frozen)} slots'}")
+    elif layer.slot_names and names and names != layer.slot_names:
+        found.append(f"the layer has slots {layer.slot_names}, the state {names}")
     if slot_map is not None and (slot_map.dim() != 1 or slot_map.dtype != torch.int64):
         found.append(f"slot_map must be int64 [tasks], got {slot_map.dtype} {list(slot_map.shape)}")
     return found

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import struct
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from rsn2_kernels import formats
 from rsn2_kernels.formats import SeededBase
 from rsn2_kernels.formats.base import INITIALIZERS
 from rsn2_kernels.nn._optimizers import note_change
-from rsn2_kernels.nn._slots import check_slot_state, taken_from
+from rsn2_kernels.nn._slots import check_slot_state, save_slot_names, taken_from
 
 if TYPE_CHECKING:
     from rsn2_kernels.nn._store import TaskLayer
@@ -49,6 +50,7 @@ def save(layer: TaskLayer, destination: dict[str, Tensor], prefix: str, keep_var
         state["reads"] = torch.tensor(pairs, dtype=torch.int64)
     for name, tensor in state.items():
         destination[prefix + name] = tensor if keep_vars else tensor.detach()
+    save_slot_names(layer, destination, prefix)
 
 
 _REQUIRED = ("values", "positions", "frozen")
@@ -57,14 +59,15 @@ _FLOATS = ("values", "bias", "base_weight", "base_bias")
 NAMES = (*_REQUIRED, *_OPTIONAL)
 
 
-def load(layer: TaskLayer, state: dict[str, Tensor], prefix: str, as_given: bool, missing: list[str],
+def load(layer: TaskLayer, state: dict[str, Tensor], prefix: str, metadata: Mapping[str, Any], missing: list[str],
          unexpected: list[str], errors: list[str]) -> None:  # fmt: skip
     """Take the layer's tensors out of ``state``; slots may own other counts than now, and there may be more or fewer.
 
-    They get the layer's device and dtype, or keep their own (``as_given``, what ``assign=True`` asks for). Everything
+    They get the layer's device and dtype, or keep their own (where ``metadata`` says ``assign=True``). Everything
     is checked before anything is changed. Where only what claims to come start from is absent, the layer keeps its own
     and takes the rest, as torch's modules do, which are not told whether a missing key is an error.
     """
+    as_given = bool(metadata.get("assign_to_params_buffers", False))
     given = {name: state[prefix + name] for name in NAMES if prefix + name in state}
     absent = [name for name in _REQUIRED if name not in given]
     if layer.flat_bias is not None and "bias" not in given:
@@ -99,7 +102,9 @@ def load(layer: TaskLayer, state: dict[str, Tensor], prefix: str, as_given: bool
             found.append(f"base_weight must be {list(layer.weight_shape)}, got {list(given['base_weight'].shape)}")
         elif "base_bias" in given and given["base_bias"].shape != layer.weight_shape[:1]:
             found.append(f"base_bias must be [{layer.weight_shape[0]}], got {list(given['base_bias'].shape)}")
-        found += check_slot_state(layer, given) + _problems_of_seed(given) + _problems_of_reads(given, num_slots)
+        found += (
+            check_slot_state(layer, given, metadata) + _problems_of_seed(given) + _problems_of_reads(given, num_slots)
+        )
     if found:
         errors.extend(f"{prefix}: {problem}" for problem in found)
         return

@@ -234,8 +234,7 @@ class TaskLayer(ReadingStorage):
         unexpected_keys: list[str],
         error_msgs: list[str],
     ) -> None:
-        as_given = bool(local_metadata.get("assign_to_params_buffers", False))
-        _state.load(self, state_dict, prefix, as_given, missing_keys, unexpected_keys, error_msgs)
+        _state.load(self, state_dict, prefix, local_metadata, missing_keys, unexpected_keys, error_msgs)
         known = {prefix + name for name in _state.NAMES}
         own = ("values.", "bias.")
         for key in state_dict:

@@ -147,11 +147,13 @@ def convert_(model: nn.Module, num_slots: int | Sequence[str], *, where: Callabl
     :class:`~rsn2_kernels.nn.TaskMultiheadAttention`, and the transformer layers of ``torch.nn`` always call their
     children; ``Embedding`` is shared and frozen, or gets a table per slot. What a slot claims or copies trains, also
     where the model's own Parameters were frozen (the report says which were): ``freeze(slot)`` ends that, and ``where``
-    keeps a module as it is.
+    keeps a module as it is. :func:`~rsn2_kernels.nn.slot_modules` has all that are replaced.
 
     Args:
         model: changed in place.
-        num_slots: how many slots each layer gets, or their names; 0 is allowed, ``add_slot`` appends.
+        num_slots: how many slots each layer gets, or their names; 0 is allowed, ``add_slot`` appends. A ``state_dict``
+            holds slots by number; other names, or another order of them, are refused when it is loaded, as long as
+            its metadata are there (``torch.save`` keeps them, safetensors does not).
         where: asked for every module that has parameters or buffers of its own, by qualified name (a
             ``MultiheadAttention`` as a whole); False keeps it dense and *shared by all tasks*: unless frozen it trains
             with every task, so that tasks change each other there.

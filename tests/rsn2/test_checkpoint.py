@@ -195,6 +195,8 @@ def test_other_modules_are_brought_along(tmp_path: Path) -> None:
         assert torch.equal(loaded(x, task="a"), net(x, task="a"))
     with pytest.raises(ValueError, match="has the layers inner, the trunk"):
         load(path, trunk=nn.Sequential(TaskLinear(6, 6, num_slots=0)), stems={"a": Double()})
+    with pytest.raises(ValueError, match="has the layers inner, and the trunk none of them"):
+        load(path, trunk=nn.Sequential(nn.Linear(6, 6)), stems={"a": Double()})
     with pytest.raises(ValueError, match="does not fit the modules"):
         load(path, trunk=Residual, stems={"a": Double()}, heads={"a": nn.Linear(5, 2)})
 

@@ -60,6 +60,8 @@ def test_data_is_mounted():
         (("run", "exp3", "--variant", "none"), "variants (--variant) of exp3 must be among"),
         (("report", "/does/not/exist"), "RESULTS_DIR must be a folder"),
         (("demo", "--out", "/does/not/exist/page.html"), "--out must be in a folder that exists"),
+        (("demo", "--out", "."), "--out must be the page's file, got the folder ."),
+        (("run", "exp3", "--out", __file__), "out must be a folder, got the file"),
     ],
 )
 def test_an_error_is_one_line(args, words, tmp_path, monkeypatch):

@@ -104,6 +104,29 @@ def test_a_compiled_trunk_serves_all_tasks_with_one_compilation(net: rsn2.Multit
     assert net.owned_weights()["4"]["a"] == 192
 
 
+@pytest.mark.parametrize("tasks", [["a"], ["a", "b"], ["a", "b", "c"]], ids="".join)
+def test_a_compiled_network_is_not_compiled_for_every_batch(net: rsn2.MultitaskNetwork, tasks: list[str]) -> None:
+    counts, counted = CompileCounter(), []
+    compiled = torch.compile(net, backend=counts)
+    for _ in range(4):
+        inputs = {task: torch.randn(4, 5) if task == "c" else images(3) for task in tasks}
+        expected = net(inputs)
+        for task, y in compiled(inputs).items():
+            torch.testing.assert_close(y, expected[task])
+        counted.append(counts.frame_count)
+    assert counted == [counted[0]] * 4 and counted[0] > 0
+
+
+def test_a_compiled_network_knows_when_two_tasks_have_one_input(net: rsn2.MultitaskNetwork) -> None:
+    compiled = torch.compile(net, backend="eager")
+    for _ in range(2):
+        x, other = images(3), images(3)
+        for inputs in ({"a": x, "b": other}, {"a": x, "b": x}, {"a": other, "b": other}):
+            expected = net(inputs)
+            for task, y in compiled(inputs).items():
+                torch.testing.assert_close(y, expected[task])
+
+
 def test_finished_tasks_stay_the_same_to_the_last_bit(net: rsn2.MultitaskNetwork) -> None:
     """One optimizer over everything, with all that moves weights without a gradient."""
     inputs = {"a": images(6), "b": images(6), "c": torch.randn(6, 5)}

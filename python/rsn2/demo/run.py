@@ -182,6 +182,8 @@ def run_demo(out: Path, *, quick: bool = False, seed: int = 0) -> DemoResult:
 
     if not out.parent.is_dir():
         raise FileNotFoundError(f"rsn2 demo: --out must be in a folder that exists, got {out}")
+    if out.is_dir():
+        raise IsADirectoryError(f"rsn2 demo: --out must be the page's file, got the folder {out}")
     console.print("Four real tasks of different kinds, one network, no weight shared. Nothing is downloaded.")
     with console.status("starting") as shown:
         result = compute(quick=quick, seed=seed, status=lambda words: shown.update(f"{words} ..."))

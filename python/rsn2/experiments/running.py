@@ -37,7 +37,12 @@ def run(experiment: Experiment, out: Path, *, data_dir: Path | None = None, seed
 
     Returns:
         The lines of all units asked for, in their order.
+
+    Raises:
+        NotADirectoryError: ``out`` is a file.
     """
+    if out.exists() and not out.is_dir():
+        raise NotADirectoryError(f"run: out must be a folder, got the file {out}")
     chosen = None if seeds is None else tuple(seeds)
     units = experiment.units(chosen, None if variants is None else tuple(variants), smoke)
     experiments = {experiment.name: experiment}
@@ -127,4 +132,4 @@ def _summary(record: dict[str, Any]) -> str:
     parts = [
         f"{task} {key} {value[key]:.4f}" for task, value in tasks.items() for key in ("accuracy", "mse") if key in value
     ]
-    return f"{', '.join(parts)} in {record['wall_seconds']:.0f} s"
+    return f"{', '.join(parts) or 'done'} in {record['wall_seconds']:.0f} s"

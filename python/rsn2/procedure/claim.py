@@ -101,8 +101,8 @@ def claim(net: MultitaskNetwork, tasks: str | Sequence[str], batches: Batches | 
 
     Raises:
         CapacityError: fewer than ``k`` weights of a layer are free.
-        ValueError: an argument does not fit, a task owns weights already or is finished, there is no batch, or a loss
-            or score is not finite.
+        ValueError: an argument does not fit, a task owns weights already or is finished, there is no batch, labels lie
+            outside of the head, or a loss or score is not finite.
         KeyError: an unknown task. Nothing is changed in any of these cases.
 
     Warns:

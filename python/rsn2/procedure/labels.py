@@ -16,7 +16,7 @@ _TAKE_CLASSES_TOO = (nn.CrossEntropyLoss, nn.NLLLoss)
 
 
 @contextmanager
-def explained(loss_fn: Callable[..., Any], output: Any, y: Any, where: str) -> Iterator[None]:
+def explained(what: str, loss_fn: Callable[..., Any], output: Any, y: Any, where: str) -> Iterator[None]:
     """Compute a loss; if labels lie outside of the head, say so.
 
     Of losses that are known to take class numbers, labels are checked before; of others, which may take whole numbers
@@ -27,12 +27,12 @@ def explained(loss_fn: Callable[..., Any], output: Any, y: Any, where: str) -> I
     """
     takes_classes, ignored = _reads(loss_fn)
     if takes_classes:
-        _check(output, y, ignored, where)
+        _check(what, output, y, ignored, where)
     try:
         yield
     except (IndexError, RuntimeError):
         if not takes_classes:
-            _check(output, y, ignored, where)
+            _check(what, output, y, ignored, where)
         raise
 
 
@@ -45,7 +45,7 @@ def _reads(loss_fn: Callable[..., Any]) -> tuple[bool, int]:
     return loss_fn in _TAKE_CLASSES or isinstance(loss_fn, _TAKE_CLASSES_TOO), ignored
 
 
-def _check(output: Any, y: Any, ignored: int, where: str) -> None:
+def _check(what: str, output: Any, y: Any, ignored: int, where: str) -> None:
     if not isinstance(output, Tensor) or not isinstance(y, Tensor) or y.numel() == 0:
         return
     if y.dtype != torch.int64 or output.dim() < 2 or y.shape != output.shape[:1] + output.shape[2:]:
@@ -57,6 +57,6 @@ def _check(output: Any, y: Any, ignored: int, where: str) -> None:
     wrong = labels[(labels < 0) | (labels >= output.shape[1])]
     if len(wrong):
         raise ValueError(
-            f"fit: labels must be in 0..{output.shape[1] - 1}, since the head has {output.shape[1]} outputs, "
+            f"{what}: labels must be in 0..{output.shape[1] - 1}, since the head has {output.shape[1]} outputs, "
             f"got {int(wrong[0])} ({where})"
         )

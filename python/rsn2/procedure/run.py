@@ -178,7 +178,7 @@ class Run:
     def _loss(self, task: str, output: Any, y: Any, batch: int) -> Tensor:
         loss_fn = self.settings.loss_fn[task]
         where = f"task {task!r}, epoch {self.epoch}, batch {batch}"
-        with explained(loss_fn, output, y, where):
+        with explained("fit", loss_fn, output, y, where):
             loss = loss_fn(output, y)
         check_loss("fit", loss, where)
         return loss.reshape(())

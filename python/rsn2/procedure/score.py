@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from rsn2.procedure.labels import explained
 from rsn2.procedure.loaders import move, num_rows, pair
 from rsn2_kernels.nn import TaskLayer
 
@@ -123,7 +124,7 @@ def gradients(net: MultitaskNetwork, task: str, batches: Batches, loss_fn: LossF
         A tensor for each of ``weights``; zeros for a layer that the task does not use.
 
     Raises:
-        ValueError: there is no batch, or the loss is not a finite scalar.
+        ValueError: there is no batch, labels lie outside of the head, or the loss is not a finite scalar.
     """
     layers = net.task_layers(task)
     probes = {name: weight.detach().requires_grad_() for name, weight in weights.items()}
@@ -134,11 +135,14 @@ def gradients(net: MultitaskNetwork, task: str, batches: Batches, loss_fn: LossF
         _scoring_mode(net),
         _standing_in({layers[name][0]: probe for name, probe in probes.items()}),
         torch.enable_grad(),
+        torch.compiler.set_stance("force_eager"),  # compiling costs more than the few batches of a choice
     ):
         for batch in batches:
             x, y = (move(part, device) for part in pair(task, batch, what))
-            loss = loss_fn(net({task: x})[name_of_task], y)
-            check_loss(what, loss, f"task {task!r}, batch {num_batches}")
+            output, where = net({task: x})[name_of_task], f"task {task!r}, batch {num_batches}"
+            with explained(what, loss_fn, output, y, where):
+                loss = loss_fn(output, y)
+            check_loss(what, loss, where)
             found = torch.autograd.grad(loss * num_rows(y), list(probes.values()), allow_unused=True)
             for name, gradient in zip(probes, found, strict=True):
                 if gradient is not None:

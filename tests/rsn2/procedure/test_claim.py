@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch._dynamo.testing import CompileCounter
 from torch.nn.functional import cross_entropy, mse_loss
 
 import rsn2
@@ -288,11 +289,12 @@ def test_no_dense_memory_is_left() -> None:
     ("batches", "loss_fn", "error", "message"),
     [
         (data()[0], cross_entropy, ValueError, r"claim: batches of task 'a' must be \(x, y\), got Tensor"),
+        ([(data()[0][0], torch.full((6,), 2))], cross_entropy, ValueError, "claim: labels must be in 0..1, since"),
         ([(*data()[0], 1)], cross_entropy, ValueError, r"claim: batches of task 'a' must be \(x, y\), got tuple"),
         (data(), "cross_entropy", TypeError, "claim: loss_fn of task 'a' must be a function .*, got 'cross_entropy'"),
         (data(), {"a": None}, TypeError, "claim: loss_fn of task 'a' must be a function .*, got None"),
     ],
-    ids=["one_batch", "three_parts", "name_of_a_loss", "no_loss"],
+    ids=["one_batch", "labels", "three_parts", "name_of_a_loss", "no_loss"],
 )
 def test_batches_and_losses_of_another_kind(batches: Any, loss_fn: Any, error: type[Exception], message: str) -> None:
     net = network("a")
@@ -320,3 +322,18 @@ def test_a_score_that_writes_to_its_weight_leaves_the_base_alone(mode: str) -> N
     before = base(net)
     rsn2.claim(net, "a", data(), cross_entropy, 0.5, mode=mode, score=lambda scored: scored.weight.abs_())
     assert all(torch.equal(weight, before[name]) for name, weight in base(net).items())
+
+
+@pytest.mark.parametrize("way", ["trunk", "network"])
+def test_a_compiled_network_computes_what_is_scored_without_compiling(way):
+    nets = [network("a"), network("a")]
+    counts = CompileCounter()
+    if way == "trunk":
+        nets[1].trunk = torch.compile(nets[1].trunk, backend=counts)
+    else:
+        nets[1].compile(backend=counts)
+    for net in nets:
+        rsn2.claim(net, "a", data(), cross_entropy, 0.25)
+    assert counts.frame_count == 0 and owned(nets[0], "a") == owned(nets[1], "a")
+    nets[1](data()[0][0], task="a")
+    assert counts.frame_count > 0

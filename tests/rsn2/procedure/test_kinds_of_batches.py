@@ -57,13 +57,13 @@ def test_whole_numbers_need_not_be_classes(loss_fn, head, y):
 )
 def test_classes_outside_of_the_head_are_named(loss_fn):
     with pytest.raises(ValueError, match="labels must be in 0..1, since the head has 2 outputs, got 4 .*task 'a'"):
-        with explained(loss_fn, torch.zeros(3, 2), torch.tensor([0, 4, 1]), "task 'a'"):
+        with explained("fit", loss_fn, torch.zeros(3, 2), torch.tensor([0, 4, 1]), "task 'a'"):
             loss_fn(torch.zeros(3, 2), torch.tensor([0, 4, 1]))
 
 
 def test_other_failures_of_a_loss_stay_what_they_are():
     with pytest.raises(RuntimeError, match="something else"):
-        with explained(lambda o, y: None, torch.zeros(3, 2), torch.tensor([0, 1, 1]), ""):
+        with explained("fit", lambda o, y: None, torch.zeros(3, 2), torch.tensor([0, 1, 1]), ""):
             raise RuntimeError("something else")
 
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from rsn2_kernels.formats import SeededBase
-from rsn2_kernels.nn import TaskConv1d, TaskConv2d, TaskLinear
+from rsn2_kernels.nn import TaskBatchNorm1d, TaskConv1d, TaskConv2d, TaskLinear
 
 MAKERS = {
     "linear": lambda num_slots, **given: TaskLinear(9, 7, num_slots=num_slots, **given),
@@ -128,3 +128,18 @@ def test_one_dimensional_convolutions_too(draw):
     other.load_state_dict(layer.state_dict())
     x = torch.randn(2, 3, 9)
     assert torch.equal(layer(x, 1), other(x, 1))
+
+
+@pytest.mark.parametrize(
+    "make_named", [lambda slots: TaskLinear(3, 2, num_slots=slots), lambda slots: TaskBatchNorm1d(3, num_slots=slots)]
+)
+def test_slots_of_other_names_or_in_another_order_are_refused(make_named, tmp_path):
+    torch.save(make_named(["a", "b"]).state_dict(), tmp_path / "state")
+    state = torch.load(tmp_path / "state", weights_only=True)
+    for fitting in (["a", "b"], 2, 1):  # a layer without names has numbers alone
+        make_named(fitting).load_state_dict(state)
+    for names in (["b", "a"], ["a", "c"]):
+        other = make_named(names)
+        with pytest.raises(RuntimeError, match=r"has slots \['.', '.'\], the state \['a', 'b'\]"):
+            other.load_state_dict(state)
+    other.load_state_dict(dict(state))  # without its metadata a state knows numbers alone
