@@ -23,6 +23,7 @@ class MultitaskNetwork(nn.Module):
 
     Every task has a slot in every layer of the trunk; ``add_task`` makes it, or, with ``share``, maps the task to the
     slot of another one. Weights of a slot are claimed with :func:`rsn2.claim` and trained with :func:`rsn2.fit`.
+    ``torch.compile(net)`` and ``net.trunk = torch.compile(net.trunk)`` both work; claims compute without compiling.
 
     Args:
         trunk: any module; its layers are converted in place by :func:`rsn2_kernels.nn.convert_`. One that holds task

@@ -107,7 +107,7 @@ def test_a_compiled_trunk_serves_all_tasks_with_one_compilation(net: rsn2.Multit
 @pytest.mark.parametrize("tasks", [["a"], ["a", "b"], ["a", "b", "c"]], ids="".join)
 def test_a_compiled_network_is_not_compiled_for_every_batch(net: rsn2.MultitaskNetwork, tasks: list[str]) -> None:
     counts, counted = CompileCounter(), []
-    compiled = torch.compile(net, backend=counts)
+    compiled = torch.compile(net, backend=counts, fullgraph=True)
     for _ in range(4):
         inputs = {task: torch.randn(4, 5) if task == "c" else images(3) for task in tasks}
         expected = net(inputs)
