@@ -167,18 +167,16 @@ def _empty_network(
     elif not isinstance(trunk, nn.Module):
         trunk = trunk()
     layers: dict[str, int] = next((task["slots"] for task in table["tasks"]), {})
-
-    known: list[str] = []
+    asked: dict[str, bool] = {}
 
     def where(name: str, module: nn.Module) -> bool:
-        is_known = any(layer == name or layer.startswith(f"{name}.") for layer in layers)
-        known.extend([name] if is_known else [])
-        return is_known
+        asked[name] = any(layer == name or layer.startswith(f"{name}.") for layer in layers)
+        return asked[name]
 
     try:
         net = MultitaskNetwork(trunk, where=where if layers else None)
     except ValueError as error:
-        if layers and not known:  # there was nothing to convert
+        if asked and not any(asked.values()):  # there was nothing to convert
             raise ValueError(f"load: {path} has the layers {', '.join(layers)}, and the trunk none of them") from error
         raise
     if layers and set(layers) != set(net.trunk_layers()):

@@ -342,21 +342,21 @@ class MultitaskNetwork(nn.Module):
         numbers = [self.task_number(task) for task in inputs]
         if len(set(numbers)) < len(numbers):
             raise ValueError(f"MultitaskNetwork: each task must be given once, got {list(inputs)}")
-        groups: list[list[int]] = []
-        given: list[Any] = []  # what a group without a stem was given: tasks that get the same share one
+        groups: dict[Any, list[int]] = {}
         stemmed: list[Tensor] = []
         for number, x in zip(numbers, inputs.values(), strict=True):
-            # By identity, but not by id(): a compiled network would be compiled anew for every batch.
-            shared = [group for group, other in zip(groups, given, strict=True) if other is x and x is not None]
-            if shared:
-                shared[0].append(number)
+            # Tasks without a stem that get the same tensor share a group. The tensor is the key, compared by identity;
+            # with its id() as the key a compiled network would be compiled anew for every batch.
+            is_bare = isinstance(x, Tensor) and isinstance(self.stems[number], nn.Identity)
+            key = x if is_bare else number
+            if key in groups:
+                groups[key].append(number)
                 continue
-            groups.append([number])
-            given.append(x if isinstance(self.stems[number], nn.Identity) else None)
+            groups[key] = [number]
             with active(0):
                 stemmed.append(self.stems[number](x))
-        check_rows([self._names[group[0]] for group in groups], stemmed)
-        trunk_outputs = run_trunk(self.trunk, self._slots, groups, stemmed)
+        check_rows([self._names[group[0]] for group in groups.values()], stemmed)
+        trunk_outputs = run_trunk(self.trunk, self._slots, list(groups.values()), stemmed)
         outputs = {}
         for number in numbers:
             with active(0):

@@ -197,6 +197,8 @@ def test_other_modules_are_brought_along(tmp_path: Path) -> None:
         load(path, trunk=nn.Sequential(TaskLinear(6, 6, num_slots=0)), stems={"a": Double()})
     with pytest.raises(ValueError, match="has the layers inner, and the trunk none of them"):
         load(path, trunk=nn.Sequential(nn.Linear(6, 6)), stems={"a": Double()})
+    with pytest.raises(ValueError, match="must not have slots yet"):
+        load(path, trunk=nn.Sequential(TaskLinear(6, 6, num_slots=1)), stems={"a": Double()})
     with pytest.raises(ValueError, match="does not fit the modules"):
         load(path, trunk=Residual, stems={"a": Double()}, heads={"a": nn.Linear(5, 2)})
 

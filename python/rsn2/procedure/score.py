@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import math
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -135,7 +136,7 @@ def gradients(net: MultitaskNetwork, task: str, batches: Batches, loss_fn: LossF
         _scoring_mode(net),
         _standing_in({layers[name][0]: probe for name, probe in probes.items()}),
         torch.enable_grad(),
-        torch.compiler.set_stance("force_eager"),  # compiling costs more than the few batches of a choice
+        _uncompiled(),
     ):
         for batch in batches:
             x, y = (move(part, device) for part in pair(task, batch, what))
@@ -173,6 +174,12 @@ def check_loss(what: str, loss: Any, where: str) -> None:
         raise ValueError(f"{what}: the loss must be a scalar tensor, got {got} ({where})")
     if not bool(loss.isfinite().all()):
         raise ValueError(f"{what}: the loss must be finite, got {loss.item()} ({where})")
+
+
+def _uncompiled() -> AbstractContextManager[Any]:
+    """Compiled parts compute as they are written: compiling would take longer than the few batches of a choice."""
+    # Nothing is compiled yet where nobody has imported the compiler, which takes a second.
+    return torch.compiler.set_stance("force_eager") if "torch._dynamo" in sys.modules else nullcontext()
 
 
 @contextmanager

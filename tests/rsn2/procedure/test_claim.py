@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import warnings
 from collections.abc import Callable
 from typing import Any
@@ -337,3 +339,16 @@ def test_a_compiled_network_computes_what_is_scored_without_compiling(way):
     assert counts.frame_count == 0 and owned(nets[0], "a") == owned(nets[1], "a")
     nets[1](data()[0][0], task="a")
     assert counts.frame_count > 0
+
+
+def test_the_compiler_is_not_imported_for_a_claim() -> None:
+    """It takes a second, more than most claims."""
+    program = (
+        "import sys, torch, rsn2\n"
+        "net = rsn2.MultitaskNetwork(torch.nn.Linear(6, 2))\n"
+        "net.add_task('a')\n"
+        "batch = torch.zeros(2, 6), torch.zeros(2, dtype=torch.int64)\n"
+        "rsn2.claim(net, 'a', [batch], torch.nn.functional.cross_entropy, 0.5)\n"
+        "sys.exit('torch._dynamo' in sys.modules)\n"
+    )
+    assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
